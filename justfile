@@ -1,0 +1,27 @@
+# Lists the recipes.
+default:
+    @just --list
+
+# Everything that must hold before a commit lands.
+check:
+    bash .ci/run
+
+# The tests that need no GPU.
+test:
+    cargo test --release --workspace
+
+# Formats the Rust sources.
+fmt:
+    cargo fmt --all
+
+# Regenerates src/sys.rs from kernels/qae.h.
+bindings:
+    scripts/bindings.sh
+
+# Packs the tests and benchmarks that run on a GPU machine without Rust.
+gpu-bundle:
+    scripts/gpu-bundle.sh
+
+# Line coverage of src/ without the parts that need a GPU.
+coverage *options:
+    scripts/coverage.sh {{ options }}

@@ -1,0 +1,37 @@
+// Host side of a launch: one function for both builds, never the triple-angle syntax.
+#pragma once
+
+#include "block/platform.cuh"
+
+namespace QAE_NAMESPACE {
+
+// The launchers never put more than this into a grid dimension.
+constexpr int64_t kMaxGrid = 0x7fffffff;
+
+// Enqueues `kernel` with blocks of kBlockThreads; returns QAE_OK or the negated error.
+template <class... Params>
+qae_result launch(const char* name, void (*kernel)(Params...), int64_t grid, size_t shared_bytes,
+                  void* stream, Params... params) {
+    if (grid < 1 || grid > kMaxGrid) return QAE_INVALID_ARGUMENT;
+    const dim3 blocks(static_cast<unsigned>(grid));
+#if defined(QAE_EMULATOR)
+    return -qae_emulator::launch(name, kernel, blocks, dim3(kBlockThreads), shared_bytes, stream,
+                                 params...);
+#else
+    (void)name;
+    // A block gets more than 48 KiB of shared memory only after it asked for it.
+    if (shared_bytes > 48 * 1024) {
+        const cudaError_t error =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
+        if (error != cudaSuccess) return -static_cast<qae_result>(error);
+    }
+    void* arguments[] = {&params...};
+    const cudaError_t error =
+        cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, dim3(kBlockThreads),
+                         arguments, shared_bytes, static_cast<cudaStream_t>(stream));
+    return -static_cast<qae_result>(error);
+#endif
+}
+
+}  // namespace QAE_NAMESPACE

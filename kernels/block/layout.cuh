@@ -1,0 +1,56 @@
+// Where the tokens of a row stand, for the three layouts (see qae_layout).
+#pragma once
+
+#include "block/memory.cuh"
+
+namespace QAE_NAMESPACE {
+
+// A row's slots. Offsets and lengths come from device memory, where the host cannot check them:
+// one that points outside its tensor makes the row empty and `out_of_range`, never a wild access.
+struct RowExtent {
+    int64_t position;  // of its first slot among the slots of all rows
+    int64_t num_slots;
+    int64_t num_valid;  // leading slots that can be valid tokens
+    bool out_of_range;
+};
+
+__device__ __forceinline__ RowExtent row_extent(const qae_layout& layout, int64_t row) {
+    if (layout.offsets != nullptr) {
+        const int64_t begin = load(layout.offsets + row), end = load(layout.offsets + row + 1);
+        const bool bad = begin < 0 || end < begin || end > layout.num_slots;
+        const int64_t num_slots = bad ? 0 : end - begin;
+        const int64_t inside = begin < 0 ? 0 : begin < layout.num_slots ? begin : layout.num_slots;
+        return {inside, num_slots, num_slots, bad};
+    }
+    int64_t num_valid = layout.width;
+    bool bad = false;
+    if (layout.lengths != nullptr) {
+        num_valid = load(layout.lengths + row);
+        bad = num_valid < 0 || num_valid > layout.width;
+        if (bad) num_valid = 0;
+    }
+    return {row * layout.width, layout.width, num_valid, bad};
+}
+
+// The first row that has a slot at or after `position`, or is empty and stands there.
+__device__ __forceinline__ int64_t first_row_at(const qae_layout& layout, int64_t position) {
+    if (layout.offsets == nullptr) return layout.width > 0 ? position / layout.width : 0;
+    int64_t low = 0, high = layout.num_rows;
+    while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        const bool reaches = load(layout.offsets + middle + 1) > position ||
+                             load(layout.offsets + middle) >= position;
+        if (reaches) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
+}
+
+__host__ __device__ __forceinline__ int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+}  // namespace QAE_NAMESPACE

@@ -1,0 +1,179 @@
+// loss_from_log_probs: rewards (or advantages) and log-probs -> loss, gradient, metrics; one launch.
+//
+//   L = sum_i w_i sum_t l_it,  d L / d log_prob_it = w_i dl_it / d log_prob_it
+//   l: the clipped policy-gradient objective (PPO 1707.06347, DAPO 2503.14476; others in
+//   math/objective.cuh), with the advantage of QAE (2509.22611) computed in the same launch.
+//
+// Shapes: log_prob, old_log_prob, ref_log_prob, importance_weight, mask, d_log_prob as qae_layout
+//   says; rewards [num_responses] of the global batch; metrics [1].
+// A block: a tile of slots, whichever rows they belong to (`tiles`); or whole rows, where a token's
+//   gradient needs its whole response: GSPO, and the mean over a masked response (`rows`). The
+//   leading blocks compute the groups' baselines, advantages and counts.
+// Results: a warp describes a row (its group's quantile, its advantage, its weight), then all warps
+//   stream the tokens and store the gradient; each block leaves 64 bytes of partial sums.
+// Synchronization: two levels of tickets; the last block of a span reduces the span, the last of all
+//   reduces the spans, lists the active rows and writes the metrics.
+// Determinism: fixed order within a thread, a warp, a block, a span, the launch; no float atomics.
+// Bytes per token, f32: 12 (4 more for each of ref_log_prob and importance_weight, 1 for a mask); of
+//   an inactive response 4 (zero fill) or 0. `rows` reads the mask once (its bits stay in shared
+//   memory); GSPO with a KL term reads log_prob and old_log_prob a second time.
+#include "block/compact.cuh"
+#include "block/launch.cuh"
+#include "loss_units.cuh"
+
+namespace QAE_NAMESPACE {
+
+qae_result launch_advantages(const qae_advantages_params& params, void* stream);
+
+// Partial results of units or spans in a fixed order; the sum is thread 0's.
+__device__ __forceinline__ Accumulator reduce_range(const Accumulator* partials, int64_t begin,
+                                                    int64_t end,
+                                                    SharedPointer<Accumulator> warp_sums) {
+    Accumulator sums;
+    for (int64_t i = begin + threadIdx.x; i < end; i += kBlockThreads) {
+        merge(sums, load_accumulator(partials + i));
+    }
+    add_warp_sums(sums, true, warp_sums);
+    __syncthreads();
+    return sum_of_warps(warp_sums);
+}
+
+struct RowCounts {
+    unsigned positive, negative, active;
+};
+
+// The last block of all: rows by sign, and the list of the active ones.
+__device__ __forceinline__ RowCounts finish_rows(const LossLaunch& launch, const BlockTeam& team) {
+    const LossPlan& plan = launch.plan;
+    const qae_loss_from_log_probs_params& params = launch.params;
+    const int64_t num_rows = params.layout.num_rows;
+    // Several tiles may continue one row; all of them set the same bit of the same byte.
+    for (int64_t unit = threadIdx.x; unit < plan.num_units; unit += kBlockThreads) {
+        const int row = load_coherent(plan.continued_row + unit);
+        if (row >= 0) {
+            uint8_t* const state = plan.row_state + row;
+            store(state, static_cast<uint8_t>(load_coherent(state) | kRowActive));
+        }
+    }
+    __syncthreads();
+    unsigned positive = 0, negative = 0;
+    for (int64_t row = threadIdx.x; row < num_rows; row += kBlockThreads) {
+        const unsigned sign = load_coherent(plan.row_state + row) & kRowSignMask;
+        positive += sign == 2;
+        negative += sign == 0;
+    }
+    const uint8_t* const row_state = plan.row_state;
+    const int64_t num_active = write_indices(
+        num_rows,
+        [row_state](int64_t row) { return (load_coherent(row_state + row) & kRowActive) != 0; },
+        params.active_rows, params.active_count);
+    return {team.sum(positive), team.sum(negative), static_cast<unsigned>(num_active)};
+}
+
+// One thread writes the groups' counts.
+__device__ __forceinline__ void publish_groups(const LossLaunch& launch) {
+    const qae_loss_from_log_probs_params& params = launch.params;
+    qae_group_metrics* const groups = &params.metrics->groups;
+    // An earlier launch wrote the groups' counts where the groups are too large for this one.
+    if (launch.plan.advantage != nullptr) return;
+    const int num_groups =
+        params.advantage_source == QAE_ADVANTAGE_FROM_REWARDS ? params.groups.num_groups : 0;
+    publish_group_counts(launch.plan.header->group_counters, num_groups, groups);
+    if (params.advantage_source == QAE_ADVANTAGE_FROM_REWARDS) return;
+    const unsigned long long left_out = load_coherent(&launch.plan.header->nonfinite_advantages);
+    store(reinterpret_cast<unsigned long long*>(&groups->nonfinite_rewards), left_out);
+}
+
+// One thread writes the metrics, and leaves the counters at 0.
+__device__ __forceinline__ void publish(const LossLaunch& launch, const Accumulator& total,
+                                        const RowCounts& rows) {
+    const qae_loss_from_log_probs_params& params = launch.params;
+    const double factor = loss_factor(params);
+    const double pg_loss = factor * total.pg_loss, kl_loss = factor * total.kl_loss;
+    const double floats[6] = {pg_loss + static_cast<double>(params.kl_coef) * kl_loss,
+                              pg_loss,
+                              kl_loss,
+                              total.neg_log_ratio,
+                              static_cast<double>(total.min_ratio),
+                              static_cast<double>(total.max_ratio)};
+    const unsigned long long num_rows = static_cast<unsigned long long>(params.layout.num_rows);
+    // Advantages per token have no sign per row: what is not active is zero.
+    const bool per_token = params.advantage_source == QAE_ADVANTAGE_PER_TOKEN;
+    const unsigned long long zero = num_rows - (per_token ? rows.active : rows.positive + rows.negative);
+    const unsigned long long counts[11] = {rows.positive,       zero,
+                                 rows.negative,       rows.active,
+                                 total.tokens,        total.active_tokens,
+                                 total.clipped_above, total.clipped_below,
+                                 total.dual_clipped,  total.nonfinite_tokens,
+                                 load_coherent(&launch.plan.header->out_of_range)};
+    double* const float_fields = &params.metrics->loss;
+    unsigned long long* const count_fields =
+        reinterpret_cast<unsigned long long*>(&params.metrics->positive);
+    for (int i = 0; i < 6; ++i) store(float_fields + i, floats[i]);
+    for (int i = 0; i < 11; ++i) store(count_fields + i, counts[i]);
+    publish_groups(launch);
+    store(&launch.plan.header->out_of_range, 0ull);
+    store(&launch.plan.header->nonfinite_advantages, 0ull);
+}
+
+// Every block ends here: `unit` is -1 for a block of groups. Not inlined, since it is the same for
+// all objectives and nothing is live across it.
+__device__ __noinline__ void finish_block(const LossLaunch& launch, int64_t unit,
+                                          SharedPointer<Accumulator> warp_sums) {
+    QAE_SHARED(unsigned long long, team_scratch, kBlockWarps);
+    QAE_SHARED(unsigned, last_flag, 1);
+    const LossPlan& plan = launch.plan;
+    if (unit >= 0) {
+        const int64_t span = unit / plan.span_units;
+        const int64_t begin = span * plan.span_units;
+        const int64_t end = begin + plan.span_units < plan.num_units ? begin + plan.span_units
+                                                                     : plan.num_units;
+        if (threadIdx.x == 0) store_accumulator(plan.partials + unit, sum_of_warps(warp_sums));
+        if (!is_last_block(&plan.header->span_tickets[span], static_cast<unsigned>(end - begin),
+                           last_flag)) {
+            return;
+        }
+        const Accumulator of_span = reduce_range(plan.partials, begin, end, warp_sums);
+        if (threadIdx.x == 0) store_accumulator(plan.span_partials + span, of_span);
+    }
+    const unsigned expected = static_cast<unsigned>(plan.num_spans + plan.group_blocks);
+    if (!is_last_block(&plan.header->final_ticket, expected, last_flag)) return;
+    const RowCounts rows = finish_rows(launch, BlockTeam{team_scratch});
+    const Accumulator total = reduce_range(plan.span_partials, 0, plan.num_spans, warp_sums);
+    if (threadIdx.x == 0) publish(launch, total, rows);
+}
+
+template <class Traits, bool kWholeRows>
+__device__ __forceinline__ void run_block(const LossLaunch& launch) {
+    QAE_DYNAMIC_SHARED(float, stages);
+    QAE_SHARED(Accumulator, warp_sums, kBlockWarps);
+    const int64_t unit = static_cast<int64_t>(blockIdx.x) - launch.plan.group_blocks;
+    if (unit < 0) {
+        compute_groups(launch, stages);
+    } else if constexpr (kWholeRows) {
+        const SharedPointer<uint8_t> saved =
+            shared_cast<uint8_t>(stages + kBlockWarps * launch.plan.stage_floats);
+        compute_rows<Traits>(launch, unit, stages, saved, warp_sums);
+    } else {
+        compute_tile<Traits>(launch, unit, stages, warp_sums);
+    }
+    // Each warp's sums are in place, and no longer needed by anything before.
+    __syncthreads();
+    finish_block(launch, unit < 0 ? -1 : unit, warp_sums);
+}
+
+template <class Traits>
+__global__ void __launch_bounds__(kBlockThreads, 3)
+    loss_from_log_probs_tiles(const __grid_constant__ LossLaunch launch) {
+    run_block<Traits, false>(launch);
+}
+
+template <class Traits>
+__global__ void __launch_bounds__(kBlockThreads, 3)
+    loss_from_log_probs_rows(const __grid_constant__ LossLaunch launch) {
+    run_block<Traits, true>(launch);
+}
+
+}  // namespace QAE_NAMESPACE
+
+#include "loss_launch.cuh"

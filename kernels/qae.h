@@ -1,0 +1,222 @@
+/* The C ABI of the qae kernels: the only file that CUDA, C++ and Rust all read.
+ *
+ * Every launcher takes a params struct and a stream (a cudaStream_t), checks what the host can see,
+ * enqueues its kernel and returns; nothing is allocated and nothing synchronizes, so every call can
+ * be captured in a CUDA graph. All pointers in a params struct are device pointers; NULL where a
+ * field says "or NULL". A struct must be zero-initialized before its fields are set.
+ *
+ * Workspace: `*_workspace_bytes` says how much; 256-byte aligned; zeroed once by the caller before
+ * its first use and left zeroed where that matters by every launch. One workspace serves one launch
+ * at a time.
+ */
+#ifndef QAE_H
+#define QAE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef QAE_API /* the emulator builds the same launchers under names of its own */
+#define QAE_API(name) qae_##name
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* 0, a qae_status, or (below 0) a negated cudaError_t of the launch. */
+typedef int32_t qae_result;
+
+enum qae_status {
+    QAE_OK = 0,
+    QAE_INVALID_ARGUMENT = 1,   /* a field is out of range or a needed pointer is NULL */
+    QAE_WORKSPACE_TOO_SMALL = 2 /* workspace_bytes is below the query's answer */
+};
+
+enum qae_dtype { QAE_F32 = 0, QAE_BF16 = 1, QAE_F16 = 2 };
+
+enum qae_baseline {
+    QAE_BASELINE_MEAN = 0,
+    QAE_BASELINE_LEAVE_ONE_OUT = 1,
+    QAE_BASELINE_QUANTILE_INVERTED_CDF = 2,
+    QAE_BASELINE_QUANTILE_LINEAR = 3
+};
+enum qae_scale { QAE_SCALE_NONE = 0, QAE_SCALE_STD_UNBIASED = 1, QAE_SCALE_STD_POPULATION = 2 };
+enum qae_singleton { QAE_SINGLETON_REWARD = 0, QAE_SINGLETON_ZERO = 1 };
+enum qae_gate {
+    QAE_GATE_OFF = 0,
+    QAE_GATE_TWO_REGIME = 1,
+    QAE_GATE_POSITIVE_MASK = 2,
+    QAE_GATE_NEGATIVE_MASK = 3
+};
+enum qae_objective {
+    QAE_OBJECTIVE_CLIP = 0,
+    QAE_OBJECTIVE_GSPO = 1,
+    QAE_OBJECTIVE_CISPO = 2,
+    QAE_OBJECTIVE_SAPO = 3,
+    QAE_OBJECTIVE_REINFORCE = 4
+};
+enum qae_kl { QAE_KL_NONE = 0, QAE_KL_K1 = 1, QAE_KL_K2 = 2, QAE_KL_K3 = 3 };
+enum qae_aggregation {
+    QAE_TOKEN_MEAN = 0,
+    QAE_SEQ_MEAN_TOKEN_MEAN = 1,
+    QAE_SEQ_MEAN_TOKEN_SUM = 2
+};
+enum qae_advantage_source {
+    QAE_ADVANTAGE_FROM_REWARDS = 0,
+    QAE_ADVANTAGE_PER_RESPONSE = 1,
+    QAE_ADVANTAGE_PER_TOKEN = 2
+};
+enum qae_metrics_scope { QAE_METRICS_ACTIVE = 0, QAE_METRICS_ALL = 1 };
+enum qae_inactive_gradient { QAE_INACTIVE_ZERO_FILL = 0, QAE_INACTIVE_UNTOUCHED = 1 };
+
+/* The rewards of the global batch and its partition into groups. */
+typedef struct qae_groups {
+    const float* rewards;     /* [num_responses] */
+    int32_t num_responses;
+    int32_t num_groups;
+    int32_t group_size;       /* of every group; 0: `offsets` says */
+    int32_t max_group_size;   /* of the largest group */
+    const int32_t* offsets;   /* [num_groups + 1] into `order`; NULL if group_size > 0 */
+    const int32_t* order;     /* [num_responses] responses sorted by group, or NULL: they are */
+    const int32_t* group_of_response; /* [num_responses]; NULL if group_size > 0 */
+} qae_groups;
+
+/* From rewards to advantages. */
+typedef struct qae_advantage_options {
+    double k;                 /* quantile level in (0, 1); unused by the mean baselines */
+    double epsilon;           /* added to the standard deviation, >= 0 */
+    double success_threshold; /* a reward above it is a success */
+    int32_t baseline;         /* enum qae_baseline */
+    int32_t scale;            /* enum qae_scale */
+    int32_t singleton;        /* enum qae_singleton */
+    int32_t gate;             /* enum qae_gate; other than OFF needs a quantile baseline */
+} qae_advantage_options;
+
+/* Counts over groups and responses of the global batch; zeros if advantages were given. */
+typedef struct qae_group_metrics {
+    uint64_t num_groups;
+    uint64_t hard_groups;
+    uint64_t easy_groups;
+    uint64_t zero_variance_groups;
+    uint64_t positive;
+    uint64_t zero;
+    uint64_t negative;
+    uint64_t nonfinite_rewards;
+} qae_group_metrics;
+
+/* advantages: rewards -> baselines, advantages, the list of active responses. */
+typedef struct qae_advantages_params {
+    qae_groups groups;
+    qae_advantage_options options;
+    float* baseline;            /* [num_responses] or NULL */
+    float* advantage;           /* [num_responses] */
+    int32_t* active;            /* [num_responses] or NULL: responses with advantage != 0, ascending */
+    int32_t* active_count;      /* [1] or NULL: how many of `active` are written */
+    qae_group_metrics* metrics; /* [1] */
+    void* workspace;
+    uint64_t workspace_bytes;
+} qae_advantages_params;
+
+/* Where the tokens of each local row stand. A slot is a place for a token. */
+typedef struct qae_layout {
+    int64_t num_rows;
+    int64_t width;               /* padded: slots per row; packed: 0 */
+    int64_t num_slots;           /* packed: slots in all rows; padded: num_rows * width */
+    int64_t row_stride;          /* padded: elements from row to row of the token tensors */
+    int64_t mask_row_stride;     /* the same of the mask */
+    int64_t gradient_row_stride; /* the same of the gradient */
+    const int64_t* offsets;      /* packed: [num_rows + 1]; NULL: padded */
+    const int32_t* lengths;      /* padded: [num_rows] valid leading slots, or NULL: width */
+    const uint8_t* mask;         /* non-zero: the slot is a token that counts; or NULL: all do */
+} qae_layout;
+
+/* token_counts: how many tokens and non-empty rows a batch has, for a normalizer of its own. */
+typedef struct qae_token_counts_params {
+    qae_layout layout;
+    double* num_tokens; /* [1] */
+    double* num_rows;   /* [1] rows with at least one valid token */
+    void* workspace;
+    uint64_t workspace_bytes;
+} qae_token_counts_params;
+
+/* What loss_from_log_probs reports, in device memory. */
+typedef struct qae_loss_metrics {
+    double loss;              /* pg_loss + kl_coef * kl_loss */
+    double pg_loss;
+    double kl_loss;           /* before its coefficient */
+    double neg_log_ratio_sum; /* nats, over the tokens in scope */
+    double min_ratio;         /* +inf if no token is in scope */
+    double max_ratio;         /* -inf likewise */
+    uint64_t positive;        /* local rows by the sign of their advantage */
+    uint64_t zero;
+    uint64_t negative;
+    uint64_t active;          /* local rows with advantage != 0 and a valid token */
+    uint64_t tokens;          /* valid tokens in scope */
+    uint64_t active_tokens;   /* valid tokens with advantage != 0 */
+    uint64_t clipped_above;
+    uint64_t clipped_below;
+    uint64_t dual_clipped;
+    uint64_t nonfinite_tokens; /* left out of the loss */
+    uint64_t out_of_range;     /* rows whose index, offset or length is outside its tensor */
+    qae_group_metrics groups;
+} qae_loss_metrics;
+
+/* loss_from_log_probs: rewards or advantages and log-probs -> loss, gradient, metrics. */
+typedef struct qae_loss_from_log_probs_params {
+    qae_groups groups;                        /* if advantages come from rewards */
+    qae_advantage_options advantage_options;  /* likewise */
+    int32_t advantage_source;                 /* enum qae_advantage_source */
+    int32_t dtype;                            /* enum qae_dtype of the three log-prob tensors */
+    int32_t gradient_dtype;                   /* QAE_F32 or equal to dtype */
+    int32_t weight_per_response;              /* importance_weight is [num_rows], not per slot */
+    const int32_t* response_index;            /* [num_rows] or NULL: row i is response i */
+    const float* advantages;                  /* [num_rows], or one per slot; NULL from rewards */
+    qae_layout layout;
+    const void* log_prob;
+    const void* old_log_prob;                 /* NULL only with QAE_OBJECTIVE_REINFORCE */
+    const void* ref_log_prob;                 /* NULL without KL */
+    const float* importance_weight;           /* or NULL */
+    int32_t objective;                        /* enum qae_objective */
+    int32_t kl;                               /* enum qae_kl */
+    int32_t kl_clamp;                         /* K3: verl's clamps */
+    int32_t aggregation;                      /* enum qae_aggregation */
+    float clip_min;                           /* 1 - low, or -inf */
+    float clip_max;                           /* 1 + high, or +inf */
+    float dual_clip;                          /* +inf: off */
+    float ratio_cap;                          /* +inf: off */
+    float log_ratio_clamp;                    /* +inf: off; CLIP, CISPO and SAPO only */
+    float seq_log_ratio_max;                  /* +inf: off; GSPO only */
+    float tau_positive;
+    float tau_negative;
+    float kl_coef;
+    int32_t metrics_scope;                    /* enum qae_metrics_scope */
+    int32_t inactive_gradient;                /* enum qae_inactive_gradient */
+    int32_t reserved;
+    double normalizer;                        /* tokens or responses, > 0; unused if on the device */
+    const double* device_normalizer;          /* [1] or NULL; <= 0 or NaN makes everything 0 */
+    double loss_multiplier;                   /* of the loss and its gradient */
+    double grad_scale;                        /* of the gradient only */
+    void* d_log_prob;                         /* laid out with gradient_row_stride */
+    float* baseline;                          /* [num_responses] or NULL; from rewards only */
+    float* advantage;                         /* [num_responses] or NULL; from rewards only */
+    int32_t* active_rows;                     /* [num_rows] or NULL, ascending */
+    int32_t* active_count;                    /* [1] or NULL */
+    qae_loss_metrics* metrics;                /* [1] */
+    void* workspace;
+    uint64_t workspace_bytes;
+} qae_loss_from_log_probs_params;
+
+uint64_t QAE_API(advantages_workspace_bytes)(const qae_advantages_params* params);
+qae_result QAE_API(advantages)(const qae_advantages_params* params, void* stream);
+
+uint64_t QAE_API(token_counts_workspace_bytes)(const qae_token_counts_params* params);
+qae_result QAE_API(token_counts)(const qae_token_counts_params* params, void* stream);
+
+uint64_t QAE_API(loss_from_log_probs_workspace_bytes)(const qae_loss_from_log_probs_params* params);
+qae_result QAE_API(loss_from_log_probs)(const qae_loss_from_log_probs_params* params, void* stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* QAE_H */

@@ -1,0 +1,47 @@
+//! The command line: arguments, backends, reports. Public only so that the emulator's example can
+//! be the same command on other backends; not part of the library's interface.
+
+mod args;
+mod backends;
+mod difference;
+mod emit;
+mod info;
+mod report;
+mod step;
+mod text;
+
+pub use args::{BackendChoice, Format, OrNone, StepArgs};
+pub use backends::{Candidate, candidates};
+pub use difference::Difference;
+pub use emit::emit;
+pub use report::Report;
+pub use step::step;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Quantile advantage estimation fused with the clipped policy-gradient loss and its gradient.
+#[derive(Debug, Parser)]
+#[command(name = "qae", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Computes advantages, loss and gradient of a batch in a safetensors file.
+    Step(Box<StepArgs>),
+    /// Says what this build and this machine have.
+    Info,
+}
+
+/// Runs a command and prints its result. Status 0: done; 1: failed, with one line on stderr.
+pub fn run(cli: &Cli) -> ExitCode {
+    emit(match &cli.command {
+        Command::Step(args) => step(args, &candidates()),
+        Command::Info => Ok(info::info()),
+    })
+}
