@@ -25,17 +25,24 @@ namespace QAE_NAMESPACE {
 
 qae_result launch_advantages(const qae_advantages_params& params, void* stream);
 
-// Partial results of units or spans in a fixed order; the sum is thread 0's.
-__device__ __forceinline__ Accumulator reduce_range(const Accumulator* partials, int64_t begin,
-                                                    int64_t end,
-                                                    SharedPointer<Accumulator> warp_sums) {
+// Partial results of units or spans in a fixed order, into the warps' places; sum_of_warps takes the
+// rest of the sum.
+__device__ __noinline__ void reduce_range(const Accumulator* partials, int64_t begin, int64_t end,
+                                          SharedPointer<Accumulator> warp_sums) {
     Accumulator sums;
     for (int64_t i = begin + threadIdx.x; i < end; i += kBlockThreads) {
         merge(sums, load_accumulator(partials + i));
     }
-    add_warp_sums(sums, true, warp_sums);
+    // The block's own sums, which are in the same places, were stored by thread 0 before a barrier.
+    clear_warp_sums(warp_sums);
+    add_warp_sums(sums, warp_sums);
     __syncthreads();
-    return sum_of_warps(warp_sums);
+}
+
+// Thread 0: what the warps' places add up to.
+__device__ __noinline__ void store_block_sums(Accumulator* target,
+                                              SharedPointer<Accumulator> warp_sums) {
+    if (threadIdx.x == 0) store_accumulator(target, sum_of_warps(warp_sums));
 }
 
 struct RowCounts {
@@ -43,7 +50,9 @@ struct RowCounts {
 };
 
 // The last block of all: rows by sign, and the list of the active ones.
-__device__ __forceinline__ RowCounts finish_rows(const LossLaunch& launch, const BlockTeam& team) {
+__device__ __noinline__ RowCounts finish_rows(const LossLaunch& launch) {
+    QAE_SHARED(unsigned long long, team_scratch, kBlockWarps);
+    const BlockTeam team{team_scratch};
     const LossPlan& plan = launch.plan;
     const qae_loss_from_log_probs_params& params = launch.params;
     const int64_t num_rows = params.layout.num_rows;
@@ -71,7 +80,7 @@ __device__ __forceinline__ RowCounts finish_rows(const LossLaunch& launch, const
 }
 
 // One thread writes the groups' counts.
-__device__ __forceinline__ void publish_groups(const LossLaunch& launch) {
+__device__ __forceinline__ void publish_groups(const LossLaunch& launch, unsigned of_tokens) {
     const qae_loss_from_log_probs_params& params = launch.params;
     qae_group_metrics* const groups = &params.metrics->groups;
     // An earlier launch wrote the groups' counts where the groups are too large for this one.
@@ -80,13 +89,14 @@ __device__ __forceinline__ void publish_groups(const LossLaunch& launch) {
         params.advantage_source == QAE_ADVANTAGE_FROM_REWARDS ? params.groups.num_groups : 0;
     publish_group_counts(launch.plan.header->group_counters, num_groups, groups);
     if (params.advantage_source == QAE_ADVANTAGE_FROM_REWARDS) return;
-    const unsigned long long left_out = load_coherent(&launch.plan.header->nonfinite_advantages);
+    const unsigned long long left_out = load_coherent(&launch.plan.header->nonfinite_advantages) + of_tokens;
     store(reinterpret_cast<unsigned long long*>(&groups->nonfinite_rewards), left_out);
 }
 
 // One thread writes the metrics, and leaves the counters at 0.
-__device__ __forceinline__ void publish(const LossLaunch& launch, const Accumulator& total,
-                                        const RowCounts& rows) {
+__device__ __noinline__ void publish(const LossLaunch& launch, const RowCounts rows,
+                                     SharedPointer<Accumulator> warp_sums) {
+    const Accumulator total = sum_of_warps(warp_sums);
     const qae_loss_from_log_probs_params& params = launch.params;
     const double factor = loss_factor(params);
     const double pg_loss = factor * total.pg_loss, kl_loss = factor * total.kl_loss;
@@ -109,67 +119,81 @@ __device__ __forceinline__ void publish(const LossLaunch& launch, const Accumula
     double* const float_fields = &params.metrics->loss;
     unsigned long long* const count_fields =
         reinterpret_cast<unsigned long long*>(&params.metrics->positive);
+#pragma unroll
     for (int i = 0; i < 6; ++i) store(float_fields + i, floats[i]);
+#pragma unroll
     for (int i = 0; i < 11; ++i) store(count_fields + i, counts[i]);
-    publish_groups(launch);
+    publish_groups(launch, total.nonfinite_advantages);
     store(&launch.plan.header->out_of_range, 0ull);
     store(&launch.plan.header->nonfinite_advantages, 0ull);
 }
 
-// Every block ends here: `unit` is -1 for a block of groups. Not inlined, since it is the same for
-// all objectives and nothing is live across it.
-__device__ __noinline__ void finish_block(const LossLaunch& launch, int64_t unit,
-                                          SharedPointer<Accumulator> warp_sums) {
-    QAE_SHARED(unsigned long long, team_scratch, kBlockWarps);
+// A unit's sums join its span's. Whether this block was the last of the span, and the span's sums
+// are stored.
+__device__ __noinline__ bool finish_unit(const LossLaunch& launch, int64_t unit,
+                                         SharedPointer<Accumulator> warp_sums) {
     QAE_SHARED(unsigned, last_flag, 1);
     const LossPlan& plan = launch.plan;
-    if (unit >= 0) {
-        const int64_t span = unit / plan.span_units;
-        const int64_t begin = span * plan.span_units;
-        const int64_t end = begin + plan.span_units < plan.num_units ? begin + plan.span_units
-                                                                     : plan.num_units;
-        if (threadIdx.x == 0) store_accumulator(plan.partials + unit, sum_of_warps(warp_sums));
-        if (!is_last_block(&plan.header->span_tickets[span], static_cast<unsigned>(end - begin),
-                           last_flag)) {
-            return;
-        }
-        const Accumulator of_span = reduce_range(plan.partials, begin, end, warp_sums);
-        if (threadIdx.x == 0) store_accumulator(plan.span_partials + span, of_span);
+    const int64_t span = unit / plan.span_units;
+    const int64_t begin = span * plan.span_units;
+    const int64_t end =
+        begin + plan.span_units < plan.num_units ? begin + plan.span_units : plan.num_units;
+    store_block_sums(plan.partials + unit, warp_sums);
+    if (!is_last_block(&plan.header->span_tickets[span], static_cast<unsigned>(end - begin),
+                       last_flag)) {
+        return false;
     }
-    const unsigned expected = static_cast<unsigned>(plan.num_spans + plan.group_blocks);
-    if (!is_last_block(&plan.header->final_ticket, expected, last_flag)) return;
-    const RowCounts rows = finish_rows(launch, BlockTeam{team_scratch});
-    const Accumulator total = reduce_range(plan.span_partials, 0, plan.num_spans, warp_sums);
-    if (threadIdx.x == 0) publish(launch, total, rows);
+    reduce_range(plan.partials, begin, end, warp_sums);
+    store_block_sums(plan.span_partials + span, warp_sums);
+    return true;
 }
 
+// The last of all spans and blocks of groups: the launch's results.
+__device__ __noinline__ void finish_launch(const LossLaunch& launch,
+                                           SharedPointer<Accumulator> warp_sums) {
+    QAE_SHARED(unsigned, last_flag, 1);
+    const LossPlan& plan = launch.plan;
+    const unsigned expected = static_cast<unsigned>(plan.num_spans + plan.group_blocks);
+    if (!is_last_block(&plan.header->final_ticket, expected, last_flag)) return;
+    const RowCounts rows = finish_rows(launch);
+    reduce_range(plan.span_partials, 0, plan.num_spans, warp_sums);
+    if (threadIdx.x == 0) publish(launch, rows, warp_sums);
+}
+
+// The steps that are the same for all objectives are functions of their own, not inlined: nothing of
+// the token stream is live across them, and 36 kernels share their text.
 template <class Traits, bool kWholeRows>
 __device__ __forceinline__ void run_block(const LossLaunch& launch) {
-    QAE_DYNAMIC_SHARED(float, stages);
+    QAE_DYNAMIC_SHARED(uint8_t, dynamic);
     QAE_SHARED(Accumulator, warp_sums, kBlockWarps);
+    const SharedPointer<float> stages = shared_cast<float>(dynamic);
     const int64_t unit = static_cast<int64_t>(blockIdx.x) - launch.plan.group_blocks;
+    clear_warp_sums(warp_sums);
     if (unit < 0) {
         compute_groups(launch, stages);
     } else if constexpr (kWholeRows) {
         const SharedPointer<uint8_t> saved =
-            shared_cast<uint8_t>(stages + kBlockWarps * launch.plan.stage_floats);
+            dynamic + kBlockWarps * launch.plan.stage_floats * static_cast<int>(sizeof(float));
         compute_rows<Traits>(launch, unit, stages, saved, warp_sums);
     } else {
         compute_tile<Traits>(launch, unit, stages, warp_sums);
     }
     // Each warp's sums are in place, and no longer needed by anything before.
     __syncthreads();
-    finish_block(launch, unit < 0 ? -1 : unit, warp_sums);
+    if (unit < 0 || finish_unit(launch, unit, warp_sums)) finish_launch(launch, warp_sums);
 }
 
+// Blocks per SM that the registers must allow.
+constexpr int kMinBlocks = 2;
+
 template <class Traits>
-__global__ void __launch_bounds__(kBlockThreads, 3)
+__global__ void __launch_bounds__(kBlockThreads, kMinBlocks)
     loss_from_log_probs_tiles(const __grid_constant__ LossLaunch launch) {
     run_block<Traits, false>(launch);
 }
 
 template <class Traits>
-__global__ void __launch_bounds__(kBlockThreads, 3)
+__global__ void __launch_bounds__(kBlockThreads, kMinBlocks)
     loss_from_log_probs_rows(const __grid_constant__ LossLaunch launch) {
     run_block<Traits, true>(launch);
 }

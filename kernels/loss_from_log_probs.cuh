@@ -33,9 +33,19 @@ struct alignas(16) Accumulator {
     float min_ratio = __builtin_huge_valf(), max_ratio = -__builtin_huge_valf();
     unsigned tokens = 0, active_tokens = 0;
     unsigned clipped_above = 0, clipped_below = 0, dual_clipped = 0;
-    unsigned nonfinite_tokens = 0, unused0 = 0, unused1 = 0;
+    unsigned nonfinite_tokens = 0, nonfinite_advantages = 0, unused = 0;
 };
 static_assert(sizeof(Accumulator) == 64, "an accumulator travels as four 16-byte words");
+
+// The same sums of one thread, in f32: it sees few tokens, and registers are what limits how many
+// loads are in flight.
+struct ThreadSums {
+    float pg_loss = 0.0f, kl_loss = 0.0f, neg_log_ratio = 0.0f;
+    float min_ratio = __builtin_huge_valf(), max_ratio = -__builtin_huge_valf();
+    unsigned tokens = 0, active_tokens = 0;
+    unsigned clipped_above = 0, clipped_below = 0, dual_clipped = 0;
+    unsigned nonfinite_tokens = 0, nonfinite_advantages = 0;
+};
 
 // A row's state after its block: sign of the advantage + 1, and whether it is active.
 constexpr unsigned kRowSignMask = 3, kRowActive = 4;
@@ -70,9 +80,9 @@ struct RowPiece {
     int64_t start;           // first slot in the token tensors
     int64_t mask_start;
     int64_t gradient_start;
-    double share;            // of a token in the aggregated loss, before the normalizer
     int32_t num_slots;
     int32_t num_valid;       // leading slots that can be valid
+    float share;             // of a token in the aggregated loss, before the normalizer
     float advantage;         // 1 where advantages are given per token
     float coefficient;       // share * normalizer * gradient scale
     float weight;            // of the response
@@ -174,13 +184,16 @@ __device__ __forceinline__ void merge(Accumulator& into, const Accumulator& othe
     into.clipped_below += other.clipped_below;
     into.dual_clipped += other.dual_clipped;
     into.nonfinite_tokens += other.nonfinite_tokens;
+    into.nonfinite_advantages += other.nonfinite_advantages;
 }
 
-__device__ __forceinline__ Accumulator warp_total(const Accumulator& sums) {
+// Of ThreadSums or Accumulator.
+template <class Sums>
+__device__ __forceinline__ Accumulator warp_total(const Sums& sums) {
     Accumulator total;
-    total.pg_loss = warp_sum(sums.pg_loss);
-    total.kl_loss = warp_sum(sums.kl_loss);
-    total.neg_log_ratio = warp_sum(sums.neg_log_ratio);
+    total.pg_loss = warp_sum(static_cast<double>(sums.pg_loss));
+    total.kl_loss = warp_sum(static_cast<double>(sums.kl_loss));
+    total.neg_log_ratio = warp_sum(static_cast<double>(sums.neg_log_ratio));
     total.min_ratio = warp_min(sums.min_ratio);
     total.max_ratio = warp_max(sums.max_ratio);
     total.tokens = __reduce_add_sync(kFullWarp, sums.tokens);
@@ -189,18 +202,22 @@ __device__ __forceinline__ Accumulator warp_total(const Accumulator& sums) {
     total.clipped_below = __reduce_add_sync(kFullWarp, sums.clipped_below);
     total.dual_clipped = __reduce_add_sync(kFullWarp, sums.dual_clipped);
     total.nonfinite_tokens = __reduce_add_sync(kFullWarp, sums.nonfinite_tokens);
+    total.nonfinite_advantages = __reduce_add_sync(kFullWarp, sums.nonfinite_advantages);
     return total;
 }
 
-// Adds a warp's sums to its own place in shared memory.
-__device__ __forceinline__ void add_warp_sums(const Accumulator& sums, bool is_first,
+// Each warp's own place in shared memory for its sums.
+__device__ __forceinline__ void clear_warp_sums(SharedPointer<Accumulator> warp_sums) {
+    if (lane_index() == 0) warp_sums[warp_index()] = Accumulator();
+}
+
+template <class Sums>
+__device__ __forceinline__ void add_warp_sums(const Sums& sums,
                                               SharedPointer<Accumulator> warp_sums) {
-    Accumulator total = warp_total(sums);
+    const Accumulator of_warp = warp_total(sums);
     if (lane_index() != 0) return;
-    if (!is_first) {
-        const Accumulator before = warp_sums[warp_index()];
-        merge(total, before);
-    }
+    Accumulator total = warp_sums[warp_index()];
+    merge(total, of_warp);
     warp_sums[warp_index()] = total;
 }
 

@@ -23,8 +23,9 @@ __device__ __forceinline__ RowExtent row_extent_uniform(const qae_layout& layout
 __device__ __forceinline__ void set_share(RowPiece& piece, const LossLaunch& launch, double factor,
                                           int64_t length) {
     const bool per_length = launch.params.aggregation == QAE_SEQ_MEAN_TOKEN_MEAN && length > 0;
-    piece.share = per_length ? 1.0 / static_cast<double>(length) : 1.0;
-    piece.coefficient = static_cast<float>(piece.share * factor * launch.params.grad_scale);
+    const double share = per_length ? 1.0 / static_cast<double>(length) : 1.0;
+    piece.share = static_cast<float>(share);
+    piece.coefficient = static_cast<float>(share * factor * launch.params.grad_scale);
 }
 
 // A range of slots, of all rows' slots, and the rows among which it is looked for.
@@ -73,10 +74,12 @@ __device__ __forceinline__ RowPiece describe_piece(const LossLaunch& launch, int
 }
 
 // The pieces of up to kRowsPerBatch rows, a warp each; a piece with row -1 ends a shorter batch.
-__device__ __noinline__ void describe_batch(const LossLaunch& launch, const SlotRange range,
+__device__ __noinline__ void describe_batch(const LossLaunch& launch,
+                                            SharedPointer<SlotRange> shared_range,
                                             SharedPointer<RowPiece> pieces,
                                             SharedPointer<unsigned> active,
                                             SharedPointer<float> stages) {
+    const SlotRange range = shared_range[0];
     const SharedPointer<float> stage = stages + warp_index() * launch.plan.stage_floats;
     const double factor = loss_factor(launch.params);
     for (int i = warp_index(); i < kRowsPerBatch; i += kBlockWarps) {
@@ -104,7 +107,7 @@ __device__ __forceinline__ unsigned sign_state(const LossLaunch& launch, float a
 }
 
 // What became of the rows of a batch, a thread each.
-__device__ __noinline__ void record_batch(const LossLaunch& launch, int64_t unit, int num_pieces,
+__device__ __forceinline__ void record_batch(const LossLaunch& launch, int64_t unit, int num_pieces,
                                           SharedPointer<RowPiece> pieces,
                                           SharedPointer<unsigned> active) {
     for (int i = static_cast<int>(threadIdx.x); i < num_pieces; i += kBlockThreads) {
@@ -126,6 +129,17 @@ __device__ __forceinline__ void note_active(bool saw_active, SharedPointer<unsig
     if (__any_sync(kFullWarp, saw_active) && lane_index() == 0) atomicOr(&active[i], 1u);
 }
 
+__device__ __forceinline__ SlotRange tile_range(const LossLaunch& launch, int64_t unit) {
+    const qae_layout& layout = launch.params.layout;
+    SlotRange range;
+    range.begin = unit * launch.plan.tile_slots;
+    range.takes_empty_end = unit == launch.plan.num_units - 1;
+    range.end = range.takes_empty_end ? layout.num_slots : range.begin + launch.plan.tile_slots;
+    range.first_row = first_row_at(layout, range.begin);
+    range.end_row = layout.num_rows;
+    return range;
+}
+
 // A tile: the slots [unit * tile_slots, + tile_slots) of all rows' slots, whichever rows they belong
 // to. The warps describe the rows of a batch, one each, and then stream all of them together.
 template <class Traits>
@@ -134,25 +148,18 @@ __device__ __forceinline__ void compute_tile(const LossLaunch& launch, int64_t u
                                              SharedPointer<Accumulator> warp_sums) {
     QAE_SHARED(RowPiece, pieces, kRowsPerBatch);
     QAE_SHARED(unsigned, active, kRowsPerBatch);
-    QAE_SHARED(int64_t, first_row, 1);
-    const qae_layout& layout = launch.params.layout;
-    SlotRange range;
-    range.begin = unit * launch.plan.tile_slots;
-    range.takes_empty_end = unit == launch.plan.num_units - 1;
-    range.end = range.takes_empty_end ? layout.num_slots : range.begin + launch.plan.tile_slots;
-    range.end_row = layout.num_rows;
+    QAE_SHARED(SlotRange, range, 1);
     if (threadIdx.x == 0) {
-        first_row[0] = first_row_at(layout, range.begin);
+        range[0] = tile_range(launch, unit);
         store(launch.plan.continued_row + unit, -1);
     }
-    __syncthreads();
-    range.first_row = first_row[0];
-    bool is_first = true;
     int num_pieces;
     do {
+        // The range is set, and the pieces of the batch before are read, by all.
+        __syncthreads();
         describe_batch(launch, range, pieces, active, stages);
         __syncthreads();
-        Accumulator sums;
+        ThreadSums sums;
         for (num_pieces = 0; num_pieces < kRowsPerBatch; ++num_pieces) {
             const RowPiece piece = pieces[num_pieces];
             if (piece.row < 0) break;
@@ -162,13 +169,14 @@ __device__ __forceinline__ void compute_tile(const LossLaunch& launch, int64_t u
                                              false, {}, sums),
                         active, num_pieces);
         }
-        add_warp_sums(sums, is_first, warp_sums);
+        add_warp_sums(sums, warp_sums);
         __syncthreads();
         record_batch(launch, unit, num_pieces, pieces, active);
-        // The pieces are read by all before the next batch overwrites them.
-        __syncthreads();
-        range.first_row += num_pieces;
-        is_first = false;
+        if (threadIdx.x == 0) {
+            SlotRange next = range[0];
+            next.first_row += num_pieces;
+            range[0] = next;
+        }
     } while (num_pieces == kRowsPerBatch);
 }
 
@@ -262,7 +270,7 @@ __device__ __forceinline__ RowTerms gspo_terms(const LossLaunch& launch, const R
 template <class Traits>
 __device__ __forceinline__ bool compute_row(const LossLaunch& launch, RowPiece& piece,
                                             const BlockTeam& block_team,
-                                            SharedPointer<uint8_t> saved_bits, Accumulator& sums) {
+                                            SharedPointer<uint8_t> saved_bits, ThreadSums& sums) {
     const LossPlan& plan = launch.plan;
     const qae_loss_from_log_probs_params& params = launch.params;
     const bool by_block = plan.team_warps == kBlockWarps;
@@ -300,26 +308,31 @@ __device__ __forceinline__ void compute_rows(const LossLaunch& launch, int64_t u
     QAE_SHARED(RowPiece, pieces, kRowsPerBatch);
     QAE_SHARED(unsigned, active, kRowsPerBatch);
     QAE_SHARED(unsigned long long, scratch, kBlockWarps);
+    QAE_SHARED(SlotRange, range, 1);
     const LossPlan& plan = launch.plan;
     const int64_t first_row = unit * plan.rows_per_unit;
-    const int64_t end_row = first_row + plan.rows_per_unit;
     const int64_t num_rows = launch.params.layout.num_rows;
-    const SlotRange range = {0, launch.params.layout.num_slots, first_row,
-                             end_row < num_rows ? end_row : num_rows, true};
-    if (threadIdx.x == 0) store(plan.continued_row + unit, -1);
+    const int64_t end_row = first_row + plan.rows_per_unit < num_rows
+                                ? first_row + plan.rows_per_unit
+                                : num_rows;
+    if (threadIdx.x == 0) {
+        range[0] = SlotRange{0, launch.params.layout.num_slots, first_row, end_row, true};
+        store(plan.continued_row + unit, -1);
+    }
+    __syncthreads();
     describe_batch(launch, range, pieces, active, stages);
     __syncthreads();
-    const int num_pieces = static_cast<int>(range.end_row - range.first_row);
+    const int num_pieces = static_cast<int>(end_row - first_row);
     const int num_teams = kBlockWarps / plan.team_warps;
     const int team = warp_index() / plan.team_warps;
-    Accumulator sums;
+    ThreadSums sums;
     for (int i = team; i < num_pieces; i += num_teams) {
         RowPiece piece = pieces[i];
         note_active(compute_row<Traits>(launch, piece, BlockTeam{scratch},
                                         saved + team * plan.saved_vectors, sums),
                     active, i);
     }
-    add_warp_sums(sums, true, warp_sums);
+    add_warp_sums(sums, warp_sums);
     __syncthreads();
     record_batch(launch, unit, num_pieces, pieces, active);
 }

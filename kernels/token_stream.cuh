@@ -19,7 +19,12 @@ struct LossTraits {
     using T = T_;  // float or Half
     static constexpr int kVector = 16 / static_cast<int>(sizeof(T));
     static constexpr unsigned kAllBits = (1u << kVector) - 1u;
+    // Vectors that a thread has in flight. Two blocks of 256 threads on an SM, which 128 registers
+    // allow, then wait for 48 KiB of f32 log-probs, 32 KiB of 16-bit ones: enough to fill the
+    // memory's latency. The extra tensors bring bytes, and need registers, of their own.
+    static constexpr int kInFlight = sizeof(T) == 4 ? (kHasExtras ? 2 : 3) : (kHasExtras ? 1 : 2);
     static constexpr bool kIsGspo = kObjective == QAE_OBJECTIVE_GSPO;
+    static constexpr bool kUsesRatio = !kIsGspo && kObjective != QAE_OBJECTIVE_REINFORCE;
     static constexpr bool kClampsLogRatio = kObjective == QAE_OBJECTIVE_CLIP ||
                                             kObjective == QAE_OBJECTIVE_CISPO ||
                                             kObjective == QAE_OBJECTIVE_SAPO;
@@ -45,11 +50,6 @@ struct RowTerms {
     bool usable;           // every log-ratio is finite
 };
 
-// Sums of one thread over one piece, in f32: a thread sees few tokens of a piece.
-struct PieceSums {
-    float pg_loss = 0.0f, kl_loss = 0.0f, neg_log_ratio = 0.0f;
-};
-
 // The values of one token.
 struct Token {
     float log_prob, old_log_prob, ref_log_prob, weight, advantage;
@@ -64,8 +64,9 @@ __device__ __forceinline__ PolicyTerms policy_terms(const ObjectiveOptions& opti
     if constexpr (Traits::kObjective == QAE_OBJECTIVE_CLIP) {
         return clip_terms(options, ratio, gradient_ratio, advantage);
     } else if constexpr (Traits::kObjective == QAE_OBJECTIVE_GSPO) {
-        if (!row.usable) return {0.0f, 0.0f, false, false};
-        return clip_terms(options, row.ratio, row.gradient_ratio, advantage);
+        const PolicyTerms terms =
+            clip_terms(options, row.ratio, row.gradient_ratio, advantage);
+        return row.usable ? terms : PolicyTerms{0.0f, 0.0f, false, false};
     } else if constexpr (Traits::kObjective == QAE_OBJECTIVE_CISPO) {
         return cispo_terms(options, ratio, log_prob, advantage);
     } else if constexpr (Traits::kObjective == QAE_OBJECTIVE_SAPO) {
@@ -84,14 +85,14 @@ struct PieceStream {
     const LossLaunch& launch;
     const RowPiece& piece;
     const RowTerms& row;
-    Accumulator& sums;
+    ThreadSums& sums;
     const Extras<Traits> extras;
     const bool reads_ratio;  // log_prob and old_log_prob are needed per token
     const bool is_bf16;
-    PieceSums piece_sums;
+    const bool counts_all;  // the metrics cover inactive tokens too
 
     __device__ __forceinline__ PieceStream(const LossLaunch& launch_, const RowPiece& piece_,
-                                           const RowTerms& row_, Accumulator& sums_)
+                                           const RowTerms& row_, ThreadSums& sums_)
         : launch(launch_),
           piece(piece_),
           row(row_),
@@ -100,86 +101,93 @@ struct PieceStream {
           reads_ratio(Traits::kIsGspo ? extras.kl
                                       : Traits::kObjective != QAE_OBJECTIVE_REINFORCE ||
                                             launch_.params.old_log_prob != nullptr),
-          is_bf16(launch_.params.dtype == QAE_BF16) {}
+          is_bf16(launch_.params.dtype == QAE_BF16),
+          counts_all(launch_.params.metrics_scope == QAE_METRICS_ALL) {}
 
     // GSPO without a KL term knows a token's gradient from its row alone.
     __device__ __forceinline__ bool reads_log_prob() const {
         return !Traits::kIsGspo || extras.kl;
     }
 
-    // One valid token: adds to the sums and returns d loss / d log_prob.
-    __device__ __forceinline__ float step(const Token& token) {
-        const qae_loss_from_log_probs_params& params = launch.params;
-        float advantage = piece.advantage;
-        if (extras.advantages) {
-            advantage = token.advantage;
-            if (!is_finite(advantage)) {
-                atomicAdd(&launch.plan.header->nonfinite_advantages, 1ull);
-                advantage = 0.0f;
-            }
-        }
-        const bool is_active = advantage != 0.0f;
-        const bool in_scope = is_active || params.metrics_scope == QAE_METRICS_ALL;
-        sums.tokens += in_scope;
-        sums.active_tokens += is_active;
-        if (!in_scope && !extras.kl) return 0.0f;
+    // Valid tokens of a vector, where one advantage holds for all of them.
+    __device__ __forceinline__ void count_tokens(unsigned num_valid) {
+        if (extras.advantages) return;
+        const bool is_active = piece.advantage != 0.0f;
+        sums.tokens += is_active || counts_all ? num_valid : 0u;
+        sums.active_tokens += is_active ? num_valid : 0u;
+    }
 
+    // The advantage of one token; counts the token where it has one of its own.
+    __device__ __forceinline__ float token_advantage(const Token& token, bool is_valid) {
+        if (!extras.advantages) return piece.advantage;
+        const bool is_bad = !is_finite(token.advantage);
+        const float advantage = is_bad ? 0.0f : token.advantage;
+        sums.nonfinite_advantages += is_valid && is_bad;
+        sums.tokens += is_valid && (advantage != 0.0f || counts_all);
+        sums.active_tokens += is_valid && advantage != 0.0f;
+        return advantage;
+    }
+
+    // One token: adds to the sums and returns d loss / d log_prob, 0 unless it is valid. Branches
+    // would diverge; so everything is computed, and what does not count is selected away. Nothing
+    // is ever multiplied by 0 to remove it.
+    __device__ __forceinline__ float step(const Token& token, bool is_valid) {
+        const qae_loss_from_log_probs_params& params = launch.params;
+        const float advantage = token_advantage(token, is_valid);
+        const bool is_active = advantage != 0.0f;
         const float log_ratio = reads_ratio ? token.log_prob - token.old_log_prob : 0.0f;
-        bool is_usable = is_finite(piece.weight);
-        if (reads_log_prob()) {
-            is_usable = is_usable && is_finite(token.log_prob) && is_finite(log_ratio);
-        }
         const float limit =
             Traits::kClampsLogRatio ? launch.options.log_ratio_clamp : __builtin_huge_valf();
         const float clamped = clamp(log_ratio, -limit, limit);
-        const float ratio = !Traits::kIsGspo && reads_ratio && is_usable ? expf(clamped) : 1.0f;
-
-        PolicyTerms policy = {0.0f, 0.0f, false, false};
-        if (is_active && is_usable) {
-            const float gradient_ratio = fabsf(log_ratio) <= limit ? ratio : 0.0f;
-            policy = policy_terms<Traits>(launch.options, row, token.log_prob, ratio,
-                                          gradient_ratio, advantage);
-            if (extras.weights) {
-                policy.loss *= token.weight;
-                policy.gradient *= token.weight;
-            }
-            is_usable = is_finite(policy.loss) && is_finite(policy.gradient);
+        const float ratio = Traits::kUsesRatio || reads_ratio ? expf(clamped) : 1.0f;
+        const float gradient_ratio = fabsf(log_ratio) <= limit ? ratio : 0.0f;
+        PolicyTerms policy = policy_terms<Traits>(launch.options, row, token.log_prob, ratio,
+                                                  gradient_ratio, advantage);
+        policy.loss = is_active ? policy.loss : 0.0f;
+        policy.gradient = is_active ? policy.gradient : 0.0f;
+        if (extras.weights) {
+            policy.loss *= token.weight;
+            policy.gradient *= token.weight;
         }
+        // Finite exactly where everything that the token contributes is: one comparison for all.
+        float size = fabsf(log_ratio) + fabsf(policy.loss) + fabsf(policy.gradient) +
+                     fabsf(piece.weight);
         KlTerms kl = {0.0f, 0.0f};
         if (extras.kl) {
             kl = kl_terms(params.kl, params.kl_clamp != 0, token.log_prob, token.ref_log_prob);
-            is_usable = is_usable && is_finite(kl.value) && is_finite(kl.gradient);
+            size += fabsf(kl.value) + fabsf(kl.gradient);
         }
-        if (!is_usable) {
-            sums.nonfinite_tokens += is_active || extras.kl;
-            return 0.0f;
-        }
-        piece_sums.pg_loss += policy.loss;
-        piece_sums.kl_loss += kl.value;
+        const bool is_usable = is_valid && is_finite(size);
+        sums.nonfinite_tokens += is_valid && !is_usable && (is_active || extras.kl);
+        sums.pg_loss += is_usable ? policy.loss * (piece.weight * piece.share) : 0.0f;
+        if (extras.kl) sums.kl_loss += is_usable ? kl.value * piece.share : 0.0f;
+        const bool counts = is_usable && (is_active || counts_all);
         if constexpr (Traits::kIsGspo) {
-            if (in_scope && row.usable) count(policy, row.log_ratio, row.ratio, advantage);
-        } else {
-            if (in_scope && reads_ratio) count(policy, clamped, ratio, advantage);
+            count(counts && row.usable, policy, row.log_ratio, row.ratio, advantage);
+        } else if (reads_ratio) {
+            count(counts, policy, clamped, ratio, advantage);
         }
-        const float policy_gradient = policy.gradient * (piece.weight * piece.coefficient);
-        const float kl_gradient =
-            extras.kl ? kl.gradient * (params.kl_coef * piece.coefficient) : 0.0f;
+        float gradient = policy.gradient * (piece.weight * piece.coefficient);
+        if (extras.kl) gradient += kl.gradient * (params.kl_coef * piece.coefficient);
         // Adding +0 keeps an exact zero from being negative.
-        return policy_gradient + kl_gradient + 0.0f;
+        return is_usable ? gradient + 0.0f : 0.0f;
     }
 
-    __device__ __forceinline__ void count(const PolicyTerms& policy, float log_ratio, float ratio,
-                                          float advantage) {
-        piece_sums.neg_log_ratio -= log_ratio;
-        sums.min_ratio = fminf(sums.min_ratio, ratio);
-        sums.max_ratio = fmaxf(sums.max_ratio, ratio);
+    __device__ __forceinline__ void count(bool counts, const PolicyTerms& policy, float log_ratio,
+                                          float ratio, float advantage) {
+        // fminf and fmaxf ignore a NaN.
+        const float counted_ratio = counts ? ratio : __int_as_float(0x7fffffff);
+        sums.neg_log_ratio -= counts ? log_ratio : 0.0f;
+        sums.min_ratio = fminf(sums.min_ratio, counted_ratio);
+        sums.max_ratio = fmaxf(sums.max_ratio, counted_ratio);
         if constexpr (Traits::kObjective == QAE_OBJECTIVE_CISPO) {
-            sums.clipped_above += ratio > launch.options.clip_max;
-            sums.clipped_below += ratio < launch.options.clip_min;
-        } else {
-            sums.clipped_above += policy.clipped && advantage > 0.0f;
-            sums.clipped_below += policy.clipped && advantage < 0.0f;
-            sums.dual_clipped += policy.dual_clipped;
+            sums.clipped_above += counted_ratio > launch.options.clip_max;
+            sums.clipped_below += counted_ratio < launch.options.clip_min;
+        } else if constexpr (Traits::kObjective != QAE_OBJECTIVE_SAPO &&
+                             Traits::kObjective != QAE_OBJECTIVE_REINFORCE) {
+            sums.clipped_above += counts && policy.clipped && advantage > 0.0f;
+            sums.clipped_below += counts && policy.clipped && advantage < 0.0f;
+            sums.dual_clipped += counts && policy.dual_clipped;
         }
     }
 
@@ -199,7 +207,8 @@ struct PieceStream {
             if (extras.kl) token.ref_log_prob = value(params.ref_log_prob, index);
             if (extras.weights) token.weight = load_streaming(params.importance_weight + index);
             if (extras.advantages) token.advantage = load_streaming(params.advantages + index);
-            gradient = step(token);
+            count_tokens(1);
+            gradient = step(token, true);
         }
         if (!writes) return;
         const int64_t index = piece.gradient_start + slot;
@@ -236,10 +245,7 @@ struct TokenVector {
         if (layout.mask == nullptr || valid_bits == 0) return;
         Fragment<uint8_t, kVector> bytes;
         bytes.load(layout.mask, piece.mask_start + slot);
-        unsigned bits = 0;
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) bits |= (bytes.values[i] != 0 ? 1u : 0u) << i;
-        valid_bits &= bits;
+        valid_bits &= bytes.nonzero_bits();
     }
 
     __device__ __forceinline__ void load_ratio(const qae_loss_from_log_probs_params& params,
@@ -317,8 +323,8 @@ template <class Traits>
 __device__ __forceinline__ bool stream_piece(const LossLaunch& launch, const RowPiece& piece,
                                              const RowTerms& row, int first_chunk, int chunk_step,
                                              bool use_saved, SharedPointer<uint8_t> saved_bits,
-                                             Accumulator& sums) {
-    constexpr int kInFlight = 2;
+                                             ThreadSums& sums) {
+    constexpr int kInFlight = Traits::kInFlight;
     constexpr int kVector = Traits::kVector;
     const bool reads = (piece.flags & kPieceReads) != 0;
     const bool writes = (piece.flags & kPieceWrites) != 0;
@@ -350,10 +356,13 @@ __device__ __forceinline__ bool stream_piece(const LossLaunch& launch, const Row
             if (vector + j * step >= vectors.num_vectors) continue;
             float gradient[kVector];
 #pragma unroll
-            for (int i = 0; i < kVector; ++i) {
-                gradient[i] = 0.0f;
-                if (tokens[j].valid_bits >> i & 1u) {
-                    gradient[i] = stream.step(tokens[j].token(i, stream.is_bf16));
+            for (int i = 0; i < kVector; ++i) gradient[i] = 0.0f;
+            if (tokens[j].valid_bits != 0) {
+                stream.count_tokens(static_cast<unsigned>(__popc(tokens[j].valid_bits)));
+#pragma unroll
+                for (int i = 0; i < kVector; ++i) {
+                    gradient[i] = stream.step(tokens[j].token(i, stream.is_bf16),
+                                              (tokens[j].valid_bits >> i & 1u) != 0);
                 }
             }
             if (!writes) continue;
@@ -364,11 +373,6 @@ __device__ __forceinline__ bool stream_piece(const LossLaunch& launch, const Row
     for (int i = first; i < vectors.num_singles; i += step) {
         stream.single(single_slot<Traits>(vectors, i), reads, writes);
     }
-    // No token of a response is usable whose weight is not finite; 0 * NaN must not undo that.
-    const double weight = is_finite(piece.weight) ? static_cast<double>(piece.weight) : 0.0;
-    sums.pg_loss += piece.share * weight * static_cast<double>(stream.piece_sums.pg_loss);
-    sums.kl_loss += piece.share * static_cast<double>(stream.piece_sums.kl_loss);
-    sums.neg_log_ratio += static_cast<double>(stream.piece_sums.neg_log_ratio);
     return sums.active_tokens != active_before;
 }
 

@@ -50,6 +50,14 @@ pub enum Error {
         /// How many of them.
         count: u64,
     },
+    /// A backend found something wrong while it ran.
+    #[error("{backend}: {message}")]
+    Backend {
+        /// Which backend.
+        backend: &'static str,
+        /// What it found, in one line.
+        message: String,
+    },
     /// No usable GPU: the reason, such as an absent driver or no device.
     #[error("CUDA device: {0}")]
     NoDevice(String),

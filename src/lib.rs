@@ -9,12 +9,21 @@ pub mod cli;
 pub mod config;
 pub mod config_json;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod error;
 pub mod groups;
 #[cfg(feature = "cli")]
 pub mod io;
 pub mod metrics;
+#[doc(hidden)]
+pub mod params;
 pub mod reference;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod selftest;
+#[doc(hidden)]
+pub mod sys;
 
 pub use backend::{Backend, LossOutput, Run};
 pub use batch::{Advantages, DType, ImportanceWeight, Layout, Tensor, TokenBatch};

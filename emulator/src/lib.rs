@@ -22,9 +22,12 @@
 
 mod buffer;
 mod device;
+mod launchers;
+mod operations;
 mod report;
 mod sys;
 
 pub use buffer::Buffer;
 pub use device::{Device, Options, Order};
+pub use operations::{AdvantageRun, EmulatorBackend, LossRun};
 pub use report::{BarrierSite, Error, Finding, FindingKind, Launch, Trace};

@@ -113,6 +113,22 @@ struct Fragment {
 #pragma unroll
         for (int i = 0; i < kPieces; ++i) pieces[i] = load_streaming(source + i);
     }
+    // Bit i: element i, a byte, is not 0. By shifts: indexing the bytes of a register would move
+    // them to local memory. Only for pieces of one word or two.
+    __device__ __forceinline__ unsigned nonzero_bits() const {
+        static_assert(sizeof(T) == 1 && kCount <= 8, "bytes of one or two words");
+        unsigned bits = 0;
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            bits |= (word(pieces[0], i / 4) >> (i % 4 * 8) & 0xffu) != 0 ? 1u << i : 0u;
+        }
+        return bits;
+    }
+    static __device__ __forceinline__ unsigned word(unsigned piece, int) { return piece; }
+    static __device__ __forceinline__ unsigned word(uint2 piece, int i) {
+        return i == 0 ? piece.x : piece.y;
+    }
+
     __device__ __forceinline__ void store(T* base, int64_t index) const {
         Piece* target = reinterpret_cast<Piece*>(base + index);
 #pragma unroll

@@ -194,14 +194,14 @@ pub struct Row {
 pub enum Advantages<'a> {
     /// Computed from the rewards of the *global* batch.
     FromRewards {
-        /// [num_responses], any unit.
+        /// \[num_responses\], any unit.
         rewards: &'a [f32],
         /// The groups of the global batch.
         groups: &'a Groups,
-        /// [num_rows], the global response of each local row; `None`: row i is response i.
+        /// \[num_rows\], the global response of each local row; `None`: row i is response i.
         response_index: Option<&'a [i32]>,
     },
-    /// [num_rows], one for each local response.
+    /// \[num_rows\], one for each local response.
     PerResponse(&'a [f32]),
     /// One for each slot, laid out as the log-probs.
     PerToken(&'a [f32]),
@@ -212,7 +212,7 @@ pub enum Advantages<'a> {
 pub enum ImportanceWeight<'a> {
     /// One for each slot, laid out as the log-probs.
     PerToken(&'a [f32]),
-    /// [num_rows].
+    /// \[num_rows\].
     PerResponse(&'a [f32]),
 }
 

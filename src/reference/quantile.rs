@@ -3,8 +3,8 @@
 use crate::config::Interpolation;
 
 /// How far a product k·n in f64 may lie from a whole number, per unit of n, and still be taken for
-/// it. k is at most half an ulp (2⁻⁵⁴) away from the decimal that was written, so a true whole
-/// product is found; a decimal of up to 11 digits that is not whole is further away than this.
+/// it. k is within 2⁻⁵⁴ of the decimal that was written, so every product that is whole is found; a
+/// decimal of three digits whose product is not whole is not mistaken for n up to 10⁹.
 const WHOLE: f64 = 1.0 / (1_u64 << 40) as f64;
 
 /// `value`, or the whole number that exact arithmetic on the decimal k would have given.

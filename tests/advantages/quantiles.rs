@@ -27,8 +27,8 @@ fn rank_keeps_to_the_group_at_the_ends() {
 
 #[test]
 fn rank_is_exact_for_large_groups() {
-    for j in (1..1000_u64).step_by(7) {
-        for n in [65_535_u64, 65_536, 1_000_000, 16_777_217, 2_147_483_647] {
+    for j in 1..1000_u64 {
+        for n in [65_535_u64, 65_536, 1_000_000, 16_777_217, 999_999_937] {
             let exact = (j * n).div_ceil(1000);
             assert_eq!(rank(j as f64 / 1000.0, n as usize) as u64, exact, "{j} {n}");
         }
@@ -87,6 +87,9 @@ fn linear_quantiles_are_torch_s() {
         let found = quantile(&mut rewards, 0.4, Interpolation::Linear);
         assert_close(&[found], &[expected], 1e-14, "quantile");
     }
+    // torch counts the fraction from the nearer end, which the last bit shows.
+    let found = quantile(&mut [0.09, 0.03, 0.84, 0.43], 0.6, Interpolation::Linear);
+    assert_eq!(found, 0.361_999_999_999_999_93);
     let found = quantile(&mut [3.0, 1.0, 4.0, 1.5], 0.7, Interpolation::Linear);
     assert_close(&[found], &[3.1], 1e-14, "quantile");
 }

@@ -1,0 +1,29 @@
+//! The launchers of the emulated kernels, as `kernels/qae.h` declares them under names of their own.
+
+use std::ffi::c_void;
+
+use qae::sys::{
+    qae_advantages_params, qae_loss_from_log_probs_params, qae_result, qae_token_counts_params,
+};
+
+unsafe extern "C" {
+    pub(crate) fn qae_emu_advantages_workspace_bytes(params: *const qae_advantages_params) -> u64;
+    pub(crate) fn qae_emu_advantages(
+        params: *const qae_advantages_params,
+        stream: *mut c_void,
+    ) -> qae_result;
+    pub(crate) fn qae_emu_token_counts_workspace_bytes(
+        params: *const qae_token_counts_params,
+    ) -> u64;
+    pub(crate) fn qae_emu_token_counts(
+        params: *const qae_token_counts_params,
+        stream: *mut c_void,
+    ) -> qae_result;
+    pub(crate) fn qae_emu_loss_from_log_probs_workspace_bytes(
+        params: *const qae_loss_from_log_probs_params,
+    ) -> u64;
+    pub(crate) fn qae_emu_loss_from_log_probs(
+        params: *const qae_loss_from_log_probs_params,
+        stream: *mut c_void,
+    ) -> qae_result;
+}

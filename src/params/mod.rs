@@ -1,0 +1,257 @@
+//! From checked arguments to the params structs of `kernels/qae.h`.
+//!
+//! Knows addresses and lengths, not whose memory they point into: the CUDA launch API passes device
+//! memory, the emulator its own. All that the host can see is checked here, before any launch.
+
+mod advantages;
+mod loss_from_log_probs;
+mod metrics;
+mod token_counts;
+
+pub use advantages::{AdvantageOutputs, advantages};
+pub use loss_from_log_probs::{
+    AdvantageBuffers, LossOutputs, NormalizerSource, TokenBuffers, WeightBuffer,
+    loss_from_log_probs,
+};
+pub use metrics::{group_metrics, loss_metrics};
+pub use token_counts::token_counts;
+
+use crate::batch::DType;
+use crate::error::{Error, Result};
+use crate::groups::Groups;
+use crate::sys;
+
+/// Where a tensor starts, and how many elements it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// Address of the first element, in the memory of whatever runs the kernels.
+    pub address: u64,
+    /// Number of elements.
+    pub len: usize,
+}
+
+impl Buffer {
+    fn as_ptr<T>(self) -> *const T {
+        self.address as *const T
+    }
+
+    fn as_mut_ptr<T>(self) -> *mut T {
+        self.address as *mut T
+    }
+}
+
+/// The address of an optional buffer, or null.
+fn optional<T>(buffer: Option<Buffer>) -> *const T {
+    buffer.map_or(std::ptr::null(), Buffer::as_ptr)
+}
+
+fn optional_mut<T>(buffer: Option<Buffer>) -> *mut T {
+    buffer.map_or(std::ptr::null_mut(), Buffer::as_mut_ptr)
+}
+
+/// The index tensors of a partition into groups, uploaded once; all `None` for uniform groups.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupBuffers<'a> {
+    /// What they were made of.
+    pub groups: &'a Groups,
+    /// [`Groups::offsets`], i32.
+    pub offsets: Option<Buffer>,
+    /// [`Groups::order`], i32.
+    pub order: Option<Buffer>,
+    /// [`Groups::group_of_response`], i32.
+    pub group_of_response: Option<Buffer>,
+}
+
+impl GroupBuffers<'_> {
+    fn params(&self, rewards: Buffer) -> Result<sys::qae_groups> {
+        let num_responses = self.groups.num_responses();
+        expect_len("rewards", rewards, num_responses)?;
+        Ok(sys::qae_groups {
+            rewards: rewards.as_ptr(),
+            num_responses: num_responses as i32,
+            num_groups: self.groups.num_groups() as i32,
+            group_size: self.groups.uniform_size().unwrap_or(0) as i32,
+            max_group_size: self.groups.max_size() as i32,
+            offsets: optional(self.offsets),
+            order: optional(self.order),
+            group_of_response: optional(self.group_of_response),
+        })
+    }
+}
+
+/// Where the tokens of each row stand (see [`crate::Layout`]).
+#[derive(Debug, Clone, Copy)]
+pub enum LayoutBuffers {
+    /// [num_rows, width].
+    Padded {
+        /// Number of local responses.
+        num_rows: usize,
+        /// Slots per row.
+        width: usize,
+        /// Elements from row to row of the token tensors.
+        row_stride: usize,
+        /// The same of the mask.
+        mask_row_stride: usize,
+        /// [num_rows] i32.
+        lengths: Option<Buffer>,
+    },
+    /// Back to back.
+    Packed {
+        /// [num_rows + 1] i64.
+        offsets: Buffer,
+        /// Slots in all rows: the length of the token tensors.
+        num_slots: usize,
+    },
+}
+
+impl LayoutBuffers {
+    /// Number of local responses.
+    pub fn num_rows(&self) -> usize {
+        match *self {
+            Self::Padded { num_rows, .. } => num_rows,
+            Self::Packed { offsets, .. } => offsets.len.saturating_sub(1),
+        }
+    }
+
+    /// Elements that a tensor with this row stride (that of the token tensors, or another) has.
+    fn num_elements(&self, row_stride: usize) -> usize {
+        match *self {
+            Self::Padded { num_rows: 0, .. } => 0,
+            Self::Padded {
+                num_rows, width, ..
+            } => (num_rows - 1) * row_stride + width,
+            Self::Packed { num_slots, .. } => num_slots,
+        }
+    }
+
+    fn row_stride(&self) -> usize {
+        match *self {
+            Self::Padded { row_stride, .. } => row_stride,
+            Self::Packed { .. } => 0,
+        }
+    }
+
+    fn mask_row_stride(&self) -> usize {
+        match *self {
+            Self::Padded {
+                mask_row_stride, ..
+            } => mask_row_stride,
+            Self::Packed { .. } => 0,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self::Padded {
+            num_rows,
+            width,
+            row_stride,
+            mask_row_stride,
+            lengths,
+        } = *self
+        else {
+            return check_count("num_rows", self.num_rows());
+        };
+        check_count("num_rows", num_rows)?;
+        check_count("width", width)?;
+        for (field, stride) in [
+            ("row_stride", row_stride),
+            ("mask_row_stride", mask_row_stride),
+        ] {
+            if stride < width {
+                return Err(Error::invalid(
+                    field,
+                    format!("at least the width of {width}"),
+                    stride,
+                ));
+            }
+            // The end of the last row must be an offset that the kernels' i64 can hold.
+            let end = num_rows.checked_mul(stride);
+            if end.is_none_or(|end| i64::try_from(end).is_err()) {
+                let expected = format!("less than 2^63 / {num_rows} rows");
+                return Err(Error::invalid(field, expected, stride));
+            }
+        }
+        lengths.map_or(Ok(()), |lengths| expect_len("lengths", lengths, num_rows))
+    }
+
+    fn params(&self, mask: Option<Buffer>, gradient_row_stride: usize) -> Result<sys::qae_layout> {
+        self.check()?;
+        if let Some(mask) = mask {
+            self.expect_slots("mask", mask, self.mask_row_stride())?;
+        }
+        let (width, lengths, offsets, num_slots) = match *self {
+            Self::Padded {
+                num_rows,
+                width,
+                lengths,
+                ..
+            } => (width, lengths, None, num_rows * width),
+            Self::Packed { offsets, num_slots } => (0, None, Some(offsets), num_slots),
+        };
+        Ok(sys::qae_layout {
+            num_rows: self.num_rows() as i64,
+            width: width as i64,
+            num_slots: num_slots as i64,
+            row_stride: self.row_stride() as i64,
+            mask_row_stride: self.mask_row_stride() as i64,
+            gradient_row_stride: gradient_row_stride as i64,
+            offsets: optional(offsets),
+            lengths: optional(lengths),
+            mask: optional(mask),
+        })
+    }
+
+    /// A padded tensor may or may not include the gap after its last row.
+    fn expect_slots(&self, field: &str, buffer: Buffer, row_stride: usize) -> Result<()> {
+        let least = self.num_elements(row_stride);
+        let most = least.max(self.num_rows() * row_stride);
+        if (least..=most).contains(&buffer.len) {
+            return Ok(());
+        }
+        let expected = if least == most {
+            format!("{least} elements")
+        } else {
+            format!("{least} to {most} elements")
+        };
+        Err(Error::invalid(field, expected, buffer.len))
+    }
+
+    fn expect_rows(&self, field: &str, buffer: Buffer) -> Result<()> {
+        if buffer.len == self.num_rows() {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            field,
+            format!("shape [{}], one for each row", self.num_rows()),
+            format!("[{}]", buffer.len),
+        ))
+    }
+}
+
+fn check_count(field: &str, count: usize) -> Result<()> {
+    if i32::try_from(count).is_ok() {
+        Ok(())
+    } else {
+        Err(Error::invalid(field, "at most 2147483647", count))
+    }
+}
+
+fn expect_len(field: &str, buffer: Buffer, expected: usize) -> Result<()> {
+    if buffer.len == expected {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        field,
+        format!("shape [{expected}]"),
+        format!("[{}]", buffer.len),
+    ))
+}
+
+fn dtype_code(dtype: DType) -> i32 {
+    let code = match dtype {
+        DType::F32 => sys::QAE_F32,
+        DType::Bf16 => sys::QAE_BF16,
+        DType::F16 => sys::QAE_F16,
+    };
+    code as i32
+}
