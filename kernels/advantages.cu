@@ -41,7 +41,7 @@ __device__ void finish_advantages(const qae_advantages_params& params,
     }
 }
 
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, 2)
     advantages_by_warp(const qae_advantages_params params) {
     QAE_DYNAMIC_SHARED(float, stage);
     const WarpTeam team;
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     finish_advantages(params, static_cast<AdvantagesWorkspace*>(params.workspace), counts);
 }
 
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, 2)
     advantages_by_block(const qae_advantages_params params) {
     QAE_SHARED(unsigned long long, scratch, kBlockWarps);
     const BlockTeam team{scratch};

@@ -93,12 +93,11 @@ __device__ void quantile_baseline(const Team& team, const Rewards& rewards, int 
     if (n == 1) return;
     group.baseline = quantile;
     if (options.baseline == QAE_BASELINE_QUANTILE_LINEAR) {
-        const double position = options.k * (n - 1);
+        const double position = snap_to_whole(options.k * (n - 1), n - 1);
         const int below = static_cast<int>(floor(position));
         const unsigned low = select_key(team, keys, size, lowest, highest, below + 1);
         const unsigned high = next_key(team, keys, size, low, below + 1);
-        const double low_value = order_value(low);
-        group.baseline = low_value + (position - below) * (order_value(high) - low_value);
+        group.baseline = interpolate(order_value(low), order_value(high), position - below);
     }
 }
 

@@ -257,7 +257,11 @@ __device__ __forceinline__ RowPass team_total(const Team& team, const RowPass& p
 
 __device__ __forceinline__ RowTerms gspo_terms(const LossLaunch& launch, const RowPass& pass) {
     RowTerms row;
-    row.log_ratio = static_cast<float>(pass.log_ratio_sum / pass.num_valid);
+    // Each token that the second pass counts adds this to the metrics. With a KL term that pass
+    // leaves out the tokens that are not finite, and the others stand for the whole sum.
+    const bool counts_all = launch.params.kl == QAE_KL_NONE || pass.num_nonfinite == pass.num_valid;
+    const unsigned num_counted = counts_all ? pass.num_valid : pass.num_valid - pass.num_nonfinite;
+    row.log_ratio = static_cast<float>(pass.log_ratio_sum / num_counted);
     const float limit = launch.options.seq_log_ratio_max;
     row.ratio = expf(fminf(row.log_ratio, limit));
     row.gradient_ratio = row.log_ratio <= limit ? row.ratio : 0.0f;
@@ -281,6 +285,7 @@ __device__ __forceinline__ bool compute_row(const LossLaunch& launch, RowPiece& 
     const bool needs_ratio = Traits::kIsGspo && (piece.advantage != 0.0f ||
                                                  params.metrics_scope == QAE_METRICS_ALL);
     RowTerms terms = {};
+    unsigned num_nonfinite = 0;
     if (scans) {
         RowPass pass = scan_row<Traits>(launch, piece, warp_in_team, plan.team_warps, needs_ratio,
                                         saves, saved_bits);
@@ -288,15 +293,19 @@ __device__ __forceinline__ bool compute_row(const LossLaunch& launch, RowPiece& 
         set_share(piece, launch, loss_factor(params), pass.num_valid);
         if (needs_ratio && pass.num_valid > 0) {
             terms = gspo_terms(launch, pass);
-            // With a KL term the second pass reads, and counts, each token itself.
-            if (params.kl == QAE_KL_NONE && piece.advantage != 0.0f && warp_in_team == 0 &&
-                lane_index() == 0) {
-                sums.nonfinite_tokens += pass.num_nonfinite;
-            }
+            num_nonfinite = pass.num_nonfinite;
         }
     }
-    return stream_piece<Traits>(launch, piece, terms, warp_in_team, plan.team_warps,
-                                scans && saves, saved_bits, sums);
+    const bool saw_active = stream_piece<Traits>(launch, piece, terms, warp_in_team,
+                                                 plan.team_warps, scans && saves, saved_bits, sums);
+    // With a KL term the second pass read, and counted, each token itself.
+    if (Traits::kIsGspo && params.kl == QAE_KL_NONE && num_nonfinite > 0) {
+        const unsigned vote = saw_active;
+        const bool is_active = (by_block ? block_team.sum(vote) : WarpTeam().sum(vote)) > 0;
+        const bool is_first = warp_in_team == 0 && lane_index() == 0;
+        sums.nonfinite_tokens += is_active && is_first ? num_nonfinite : 0u;
+    }
+    return saw_active;
 }
 
 // Whole rows: [unit * rows_per_unit, + rows_per_unit), at most a batch.

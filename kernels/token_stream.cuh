@@ -143,15 +143,12 @@ struct PieceStream {
         const float gradient_ratio = fabsf(log_ratio) <= limit ? ratio : 0.0f;
         PolicyTerms policy = policy_terms<Traits>(launch.options, row, token.log_prob, ratio,
                                                   gradient_ratio, advantage);
-        policy.loss = is_active ? policy.loss : 0.0f;
-        policy.gradient = is_active ? policy.gradient : 0.0f;
-        if (extras.weights) {
-            policy.loss *= token.weight;
-            policy.gradient *= token.weight;
-        }
+        const float weight = extras.weights ? token.weight * piece.weight : piece.weight;
+        // A response that does not act takes nothing from its weight, finite or not.
+        policy.loss = is_active ? policy.loss * weight : 0.0f;
+        policy.gradient = is_active ? policy.gradient * weight : 0.0f;
         // Finite exactly where everything that the token contributes is: one comparison for all.
-        float size = fabsf(log_ratio) + fabsf(policy.loss) + fabsf(policy.gradient) +
-                     fabsf(piece.weight);
+        float size = fabsf(log_ratio) + fabsf(policy.loss) + fabsf(policy.gradient);
         KlTerms kl = {0.0f, 0.0f};
         if (extras.kl) {
             kl = kl_terms(params.kl, params.kl_clamp != 0, token.log_prob, token.ref_log_prob);
@@ -159,25 +156,25 @@ struct PieceStream {
         }
         const bool is_usable = is_valid && is_finite(size);
         sums.nonfinite_tokens += is_valid && !is_usable && (is_active || extras.kl);
-        sums.pg_loss += is_usable ? policy.loss * (piece.weight * piece.share) : 0.0f;
+        sums.pg_loss += is_usable ? policy.loss * piece.share : 0.0f;
         if (extras.kl) sums.kl_loss += is_usable ? kl.value * piece.share : 0.0f;
         const bool counts = is_usable && (is_active || counts_all);
         if constexpr (Traits::kIsGspo) {
-            count(counts && row.usable, policy, row.log_ratio, row.ratio, advantage);
+            count(counts, row.usable, policy, row.log_ratio, row.ratio, advantage);
         } else if (reads_ratio) {
-            count(counts, policy, clamped, ratio, advantage);
+            count(counts, true, policy, clamped, ratio, advantage);
         }
-        float gradient = policy.gradient * (piece.weight * piece.coefficient);
+        float gradient = policy.gradient * piece.coefficient;
         if (extras.kl) gradient += kl.gradient * (params.kl_coef * piece.coefficient);
         // Adding +0 keeps an exact zero from being negative.
         return is_usable ? gradient + 0.0f : 0.0f;
     }
 
-    __device__ __forceinline__ void count(bool counts, const PolicyTerms& policy, float log_ratio,
-                                          float ratio, float advantage) {
-        // fminf and fmaxf ignore a NaN.
-        const float counted_ratio = counts ? ratio : __int_as_float(0x7fffffff);
+    __device__ __forceinline__ void count(bool counts, bool has_ratio, const PolicyTerms& policy,
+                                          float log_ratio, float ratio, float advantage) {
         sums.neg_log_ratio -= counts ? log_ratio : 0.0f;
+        // fminf and fmaxf ignore a NaN.
+        const float counted_ratio = counts && has_ratio ? ratio : __int_as_float(0x7fffffff);
         sums.min_ratio = fminf(sums.min_ratio, counted_ratio);
         sums.max_ratio = fmaxf(sums.max_ratio, counted_ratio);
         if constexpr (Traits::kObjective == QAE_OBJECTIVE_CISPO) {

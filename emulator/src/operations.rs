@@ -304,11 +304,9 @@ impl Memory {
             (Advantages::PerResponse(values), _) => {
                 AdvantageBuffers::PerResponse(self.upload(values, "advantages", 0)?)
             }
-            (Advantages::PerToken(values), _) => AdvantageBuffers::PerToken(self.upload(
-                values,
-                "advantages",
-                self.misalignment,
-            )?),
+            (Advantages::PerToken(values), _) => {
+                AdvantageBuffers::PerToken(self.upload(values, "advantages", self.misalignment)?)
+            }
             (Advantages::FromRewards { .. }, None) => {
                 return Err(qae::Error::missing("groups", "uploaded groups"));
             }

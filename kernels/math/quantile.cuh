@@ -6,15 +6,23 @@
 
 namespace QAE_NAMESPACE {
 
-// The rank ceil(k * n), 1..n, that exact arithmetic on the decimal k gives. In floating point the
-// product of a decimal such as 0.28 and 25 lands a hair above the whole number 7, whose ceiling
-// would be 8: so a product within n * 2^-40 of a whole number is that number.
-__host__ __device__ __forceinline__ int quantile_rank(double k, int n) {
-    const double product = k * n;
+// `product` = k * n as exact arithmetic on the decimal k gives it, where that is a whole number. In
+// floating point the product of a decimal such as 0.28 and 25 lands a hair above 7; so a product
+// within n * 2^-40 of a whole number is that number.
+__host__ __device__ __forceinline__ double snap_to_whole(double product, int n) {
     const double nearest = rint(product);
-    const bool is_whole = fabs(product - nearest) <= n * 0x1p-40;
-    const double rank = is_whole ? nearest : ceil(product);
+    return fabs(product - nearest) <= n * 0x1p-40 ? nearest : product;
+}
+
+// The rank ceil(k * n), 1..n.
+__host__ __device__ __forceinline__ int quantile_rank(double k, int n) {
+    const double rank = ceil(snap_to_whole(k * n, n));
     return rank < 1.0 ? 1 : rank > n ? n : static_cast<int>(rank);
+}
+
+// Between neighbors, counted from the nearer one as torch.lerp does.
+__host__ __device__ __forceinline__ double interpolate(double low, double high, double fraction) {
+    return fraction < 0.5 ? low + fraction * (high - low) : high - (1.0 - fraction) * (high - low);
 }
 
 // Unsigned integers in the order of the (finite) floats; -0 and +0 are equal.
