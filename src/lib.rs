@@ -1,5 +1,19 @@
 //! Quantile advantage estimation (QAE, arXiv 2509.22611) fused with the clipped policy-gradient
 //! loss and its gradient.
+//!
+//! From rewards and log-probs to loss, d loss / d log_prob and metrics, in one pass that computes
+//! nothing for responses whose advantage is exactly zero:
+//!
+//! - [`TokenBatch`] borrows the tensors, [`Config`] says what to compute, [`Groups`] which
+//!   responses answer the same prompt.
+//! - [`reference`] is the f64 specification, plain loops; [`cpu`] the same on all cores, bit for
+//!   bit.
+//! - `cuda` (feature `cuda`) runs the kernels on device memory, on any stream, capturable in a
+//!   graph; the C ABI is `kernels/qae.h`.
+//! - [`Backend`] is what they have in common.
+//!
+//! Lengths are in tokens, log-probs and KL in nats, rewards in whatever unit the caller uses. All
+//! results are deterministic. What is not finite is left out and counted ([`Metrics::check`]).
 
 pub mod backend;
 pub mod batch;
@@ -36,3 +50,8 @@ pub use error::{Error, Result};
 pub use groups::Groups;
 pub use metrics::{GroupMetrics, Metrics};
 pub use reference::AdvantageOutput;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
