@@ -1,6 +1,7 @@
 //! Whether the tensors of a batch fit together and fit a configuration.
 
-use super::{Advantages, ImportanceWeight, Layout, Tensor, TokenBatch};
+use super::shape::{AdvantageShape, Extent, TokenShape};
+use super::{Advantages, ImportanceWeight, Layout, TokenBatch};
 use crate::config::Config;
 use crate::error::{Error, Result};
 
@@ -16,29 +17,51 @@ impl TokenBatch<'_> {
     /// - [`Error::Missing`] for an objective without `old_log_prob` or a KL term without
     ///   `ref_log_prob`.
     pub fn check(&self, config: &Config) -> Result<()> {
-        config.check()?;
-        self.check_strides()?;
+        self.shape().check(config)?;
         self.check_indices()?;
-        self.check_token_tensors(config)?;
-        if let Some(mask) = self.mask {
-            let stride = match self.layout {
-                Layout::Padded {
-                    mask_row_stride, ..
-                } => mask_row_stride,
-                Layout::Packed { .. } => 0,
-            };
-            self.check_len("mask", mask.len(), self.layout.num_mask_elements(), stride)?;
-        }
-        match self.importance_weight {
-            Some(ImportanceWeight::PerToken(weight)) => {
-                self.check_slots("importance_weight", weight.len())?;
+        for (field, tensor) in [
+            ("old_log_prob", self.old_log_prob),
+            ("ref_log_prob", self.ref_log_prob),
+        ] {
+            match tensor {
+                Some(tensor) if tensor.dtype() != self.log_prob.dtype() => {
+                    return Err(Error::invalid(
+                        field,
+                        format!("dtype {:?} as log_prob", self.log_prob.dtype()),
+                        format!("{:?}", tensor.dtype()),
+                    ));
+                }
+                _ => {}
             }
-            Some(ImportanceWeight::PerResponse(weight)) => {
-                self.check_rows("importance_weight", weight.len())?;
-            }
-            None => {}
         }
-        self.check_advantages()
+        Ok(())
+    }
+
+    fn shape(&self) -> TokenShape {
+        TokenShape {
+            layout: self.layout.shape(),
+            mask: self.mask.map(<[u8]>::len),
+            log_prob: self.log_prob.len(),
+            old_log_prob: self.old_log_prob.map(|tensor| tensor.len()),
+            ref_log_prob: self.ref_log_prob.map(|tensor| tensor.len()),
+            importance_weight: self.importance_weight.map(|weight| match weight {
+                ImportanceWeight::PerToken(weight) => Extent::Slots(weight.len()),
+                ImportanceWeight::PerResponse(weight) => Extent::Rows(weight.len()),
+            }),
+            advantages: match self.advantages {
+                Advantages::PerResponse(given) => AdvantageShape::Given(Extent::Rows(given.len())),
+                Advantages::PerToken(given) => AdvantageShape::Given(Extent::Slots(given.len())),
+                Advantages::FromRewards {
+                    rewards,
+                    groups,
+                    response_index,
+                } => AdvantageShape::FromRewards {
+                    rewards: rewards.len(),
+                    num_responses: groups.num_responses(),
+                    response_index: response_index.map(<[i32]>::len),
+                },
+            },
+        }
     }
 
     /// Whether the values that describe the layout are acceptable, which only the host can see:
@@ -53,7 +76,7 @@ impl TokenBatch<'_> {
                 lengths: Some(lengths),
                 ..
             } => {
-                self.check_rows("lengths", lengths.len())?;
+                self.layout.shape().expect_rows("lengths", lengths.len())?;
                 check_each("lengths", lengths, width.saturating_add(1))?;
             }
             Layout::Padded { lengths: None, .. } => {}
@@ -66,139 +89,6 @@ impl TokenBatch<'_> {
                 ..
             } => check_each("response_index", index, rewards.len()),
             _ => Ok(()),
-        }
-    }
-
-    fn check_strides(&self) -> Result<()> {
-        let Layout::Padded {
-            num_rows,
-            width,
-            row_stride,
-            mask_row_stride,
-            ..
-        } = self.layout
-        else {
-            return Ok(());
-        };
-        for (field, stride) in [
-            ("row_stride", row_stride),
-            ("mask_row_stride", mask_row_stride),
-        ] {
-            if stride < width {
-                let expected = format!("at least the width of {width}");
-                return Err(Error::invalid(field, expected, stride));
-            }
-            // The end of the last row must be an offset that the kernels' i64 can hold.
-            let end = num_rows.checked_mul(stride);
-            if end.is_none_or(|end| i64::try_from(end).is_err()) {
-                let expected = format!("less than 2^63 / {num_rows} rows");
-                return Err(Error::invalid(field, expected, stride));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_token_tensors(&self, config: &Config) -> Result<()> {
-        if i32::try_from(self.layout.num_rows()).is_err() {
-            return Err(Error::invalid(
-                "num_rows",
-                "at most 2147483647",
-                self.layout.num_rows(),
-            ));
-        }
-        self.check_slots("log_prob", self.log_prob.len())?;
-        self.check_like_log_prob(
-            "old_log_prob",
-            self.old_log_prob,
-            config
-                .objective
-                .uses_ratio()
-                .then_some("the log-probs of the policy that sampled"),
-        )?;
-        self.check_like_log_prob(
-            "ref_log_prob",
-            self.ref_log_prob,
-            config
-                .kl
-                .map(|_| "the log-probs of the reference policy, for the KL term"),
-        )
-    }
-
-    fn check_like_log_prob(
-        &self,
-        field: &str,
-        tensor: Option<Tensor<'_>>,
-        needed: Option<&str>,
-    ) -> Result<()> {
-        match (tensor, needed) {
-            (None, None) => Ok(()),
-            (None, Some(what)) => Err(Error::missing(field, what)),
-            (Some(tensor), _) if tensor.dtype() != self.log_prob.dtype() => Err(Error::invalid(
-                field,
-                format!("dtype {:?} as log_prob", self.log_prob.dtype()),
-                format!("{:?}", tensor.dtype()),
-            )),
-            (Some(tensor), _) => self.check_slots(field, tensor.len()),
-        }
-    }
-
-    fn check_advantages(&self) -> Result<()> {
-        match self.advantages {
-            Advantages::PerResponse(advantage) => self.check_rows("advantages", advantage.len()),
-            Advantages::PerToken(advantage) => self.check_slots("advantages", advantage.len()),
-            Advantages::FromRewards {
-                rewards,
-                groups,
-                response_index,
-            } => {
-                if rewards.len() != groups.num_responses() {
-                    return Err(Error::invalid(
-                        "rewards",
-                        format!("shape [{}], as the groups", groups.num_responses()),
-                        format!("[{}]", rewards.len()),
-                    ));
-                }
-                match response_index {
-                    Some(index) => self.check_rows("response_index", index.len()),
-                    None => self.check_rows("rewards (without response_index)", rewards.len()),
-                }
-            }
-        }
-    }
-
-    fn check_rows(&self, field: &str, found: usize) -> Result<()> {
-        let expected = self.layout.num_rows();
-        if found == expected {
-            Ok(())
-        } else {
-            Err(Error::invalid(
-                field,
-                format!("shape [{expected}], one for each row"),
-                format!("[{found}]"),
-            ))
-        }
-    }
-
-    fn check_slots(&self, field: &str, found: usize) -> Result<()> {
-        let stride = match self.layout {
-            Layout::Padded { row_stride, .. } => row_stride,
-            Layout::Packed { .. } => 0,
-        };
-        self.check_len(field, found, self.layout.num_elements(), stride)
-    }
-
-    /// A padded tensor may or may not include the gap after its last row.
-    fn check_len(&self, field: &str, found: usize, least: usize, stride: usize) -> Result<()> {
-        let most = least.max(self.layout.num_rows() * stride);
-        if (least..=most).contains(&found) {
-            Ok(())
-        } else {
-            let expected = if least == most {
-                format!("{least} elements")
-            } else {
-                format!("{least} to {most} elements")
-            };
-            Err(Error::invalid(field, expected, found))
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The tensors of one call, borrowed from host memory, and their layouts.
 
 mod check;
+#[doc(hidden)]
+pub mod shape;
 
+use self::shape::LayoutShape;
 use crate::groups::Groups;
 use half::{bf16, f16};
 
@@ -100,6 +103,29 @@ pub enum Layout<'a> {
 }
 
 impl Layout<'_> {
+    /// The layout without its tensors.
+    pub(crate) fn shape(&self) -> LayoutShape {
+        match *self {
+            Self::Padded {
+                num_rows,
+                width,
+                row_stride,
+                mask_row_stride,
+                lengths,
+            } => LayoutShape::Padded {
+                num_rows,
+                width,
+                row_stride,
+                mask_row_stride,
+                lengths: lengths.map(<[i32]>::len),
+            },
+            Self::Packed { .. } => LayoutShape::Packed {
+                num_rows: self.num_rows(),
+                num_slots: self.num_elements(),
+            },
+        }
+    }
+
     /// [num_rows, width], contiguous, all slots tokens unless masked.
     pub fn padded(num_rows: usize, width: usize) -> Layout<'static> {
         Layout::Padded {

@@ -5,6 +5,7 @@ use super::{
     optional_mut,
 };
 use crate::batch::DType;
+use crate::batch::shape::{AdvantageShape, Extent, TokenShape};
 use crate::config::{
     Aggregation, Config, InactiveGradient, KlEstimator, MetricsScope, Normalizer, Objective,
 };
@@ -102,12 +103,11 @@ pub fn loss_from_log_probs(
     config: &Config,
     normalizer: NormalizerSource,
 ) -> Result<sys::qae_loss_from_log_probs_params> {
-    config.check()?;
-    let gradient_row_stride = outputs
-        .gradient_row_stride
-        .unwrap_or(inputs.layout.row_stride());
+    let layout = inputs.layout.shape();
+    inputs.shape().check(config)?;
+    let gradient_row_stride = outputs.gradient_row_stride.unwrap_or(layout.row_stride());
     let mut params = sys::qae_loss_from_log_probs_params {
-        layout: inputs.layout.params(inputs.mask, gradient_row_stride)?,
+        layout: inputs.layout.params(inputs.mask, gradient_row_stride),
         dtype: dtype_code(inputs.dtype),
         grad_scale: config.grad_scale,
         metrics_scope: match config.metrics_scope {
@@ -120,45 +120,48 @@ pub fn loss_from_log_probs(
         } as i32,
         ..Default::default()
     };
-    set_log_probs(&mut params, inputs, config)?;
+    params.log_prob = inputs.log_prob.as_ptr();
+    params.old_log_prob = optional(inputs.old_log_prob);
+    params.ref_log_prob = optional(inputs.ref_log_prob);
     set_advantages(&mut params, inputs, config)?;
-    set_weights(&mut params, inputs)?;
+    set_weights(&mut params, inputs);
     set_objective(&mut params, config);
     set_aggregation(&mut params, config, normalizer)?;
     set_outputs(&mut params, inputs, outputs, gradient_row_stride)?;
     Ok(params)
 }
 
-fn set_log_probs(
-    params: &mut sys::qae_loss_from_log_probs_params,
-    inputs: &TokenBuffers<'_>,
-    config: &Config,
-) -> Result<()> {
-    for (field, buffer, is_needed) in [
-        ("log_prob", Some(inputs.log_prob), true),
-        (
-            "old_log_prob",
-            inputs.old_log_prob,
-            config.objective.uses_ratio(),
-        ),
-        ("ref_log_prob", inputs.ref_log_prob, config.kl.is_some()),
-    ] {
-        match buffer {
-            Some(buffer) => {
-                inputs
-                    .layout
-                    .expect_slots(field, buffer, inputs.layout.row_stride())?;
-            }
-            None if is_needed => {
-                return Err(Error::missing(field, "log-probs laid out as log_prob"));
-            }
-            None => {}
+impl TokenBuffers<'_> {
+    fn shape(&self) -> TokenShape {
+        TokenShape {
+            layout: self.layout.shape(),
+            mask: self.mask.map(|mask| mask.len),
+            log_prob: self.log_prob.len,
+            old_log_prob: self.old_log_prob.map(|tensor| tensor.len),
+            ref_log_prob: self.ref_log_prob.map(|tensor| tensor.len),
+            importance_weight: self.importance_weight.map(|weight| match weight {
+                WeightBuffer::PerToken(weight) => Extent::Slots(weight.len),
+                WeightBuffer::PerResponse(weight) => Extent::Rows(weight.len),
+            }),
+            advantages: match self.advantages {
+                AdvantageBuffers::PerResponse(given) => {
+                    AdvantageShape::Given(Extent::Rows(given.len))
+                }
+                AdvantageBuffers::PerToken(given) => {
+                    AdvantageShape::Given(Extent::Slots(given.len))
+                }
+                AdvantageBuffers::FromRewards {
+                    rewards,
+                    groups,
+                    response_index,
+                } => AdvantageShape::FromRewards {
+                    rewards: rewards.len,
+                    num_responses: groups.groups.num_responses(),
+                    response_index: response_index.map(|index| index.len),
+                },
+            },
         }
     }
-    params.log_prob = inputs.log_prob.as_ptr();
-    params.old_log_prob = optional(inputs.old_log_prob);
-    params.ref_log_prob = optional(inputs.ref_log_prob);
-    Ok(())
 }
 
 fn set_advantages(
@@ -166,7 +169,6 @@ fn set_advantages(
     inputs: &TokenBuffers<'_>,
     config: &Config,
 ) -> Result<()> {
-    let layout = &inputs.layout;
     let source = match inputs.advantages {
         AdvantageBuffers::FromRewards {
             rewards,
@@ -175,20 +177,14 @@ fn set_advantages(
         } => {
             params.groups = groups.params(rewards)?;
             params.advantage_options = options(&config.advantage);
-            match response_index {
-                Some(index) => layout.expect_rows("response_index", index)?,
-                None => layout.expect_rows("rewards (without response_index)", rewards)?,
-            }
             params.response_index = optional(response_index);
             sys::QAE_ADVANTAGE_FROM_REWARDS
         }
         AdvantageBuffers::PerResponse(advantages) => {
-            layout.expect_rows("advantages", advantages)?;
             params.advantages = advantages.as_ptr();
             sys::QAE_ADVANTAGE_PER_RESPONSE
         }
         AdvantageBuffers::PerToken(advantages) => {
-            layout.expect_slots("advantages", advantages, layout.row_stride())?;
             params.advantages = advantages.as_ptr();
             sys::QAE_ADVANTAGE_PER_TOKEN
         }
@@ -197,24 +193,15 @@ fn set_advantages(
     Ok(())
 }
 
-fn set_weights(
-    params: &mut sys::qae_loss_from_log_probs_params,
-    inputs: &TokenBuffers<'_>,
-) -> Result<()> {
-    let layout = &inputs.layout;
+fn set_weights(params: &mut sys::qae_loss_from_log_probs_params, inputs: &TokenBuffers<'_>) {
     match inputs.importance_weight {
         None => {}
-        Some(WeightBuffer::PerToken(weight)) => {
-            layout.expect_slots("importance_weight", weight, layout.row_stride())?;
-            params.importance_weight = weight.as_ptr();
-        }
+        Some(WeightBuffer::PerToken(weight)) => params.importance_weight = weight.as_ptr(),
         Some(WeightBuffer::PerResponse(weight)) => {
-            layout.expect_rows("importance_weight", weight)?;
             params.importance_weight = weight.as_ptr();
             params.weight_per_response = 1;
         }
     }
-    Ok(())
 }
 
 fn set_objective(params: &mut sys::qae_loss_from_log_probs_params, config: &Config) {
@@ -307,7 +294,7 @@ fn set_outputs(
     outputs: &LossOutputs,
     gradient_row_stride: usize,
 ) -> Result<()> {
-    let layout = &inputs.layout;
+    let layout = inputs.layout.shape();
     if outputs.gradient_dtype != DType::F32 && outputs.gradient_dtype != inputs.dtype {
         return Err(Error::invalid(
             "d_log_prob",
@@ -315,14 +302,8 @@ fn set_outputs(
             format!("{:?}", outputs.gradient_dtype),
         ));
     }
-    if params.layout.width > gradient_row_stride as i64 {
-        return Err(Error::invalid(
-            "gradient_row_stride",
-            format!("at least the width of {}", params.layout.width),
-            gradient_row_stride,
-        ));
-    }
-    layout.expect_slots("d_log_prob", outputs.d_log_prob, gradient_row_stride)?;
+    layout.check_stride("gradient_row_stride", gradient_row_stride)?;
+    layout.expect_slots("d_log_prob", outputs.d_log_prob.len, gradient_row_stride)?;
     for (field, buffer) in [
         ("baseline", outputs.baseline),
         ("advantage", outputs.advantage),
@@ -342,7 +323,7 @@ fn set_outputs(
         }
     }
     if let Some(active_rows) = outputs.active_rows {
-        layout.expect_rows("active_rows", active_rows)?;
+        layout.expect_rows("active_rows", active_rows.len)?;
     }
     params.gradient_dtype = dtype_code(outputs.gradient_dtype);
     params.d_log_prob = outputs.d_log_prob.as_mut_ptr();

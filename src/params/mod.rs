@@ -17,6 +17,7 @@ pub use metrics::{group_metrics, loss_metrics};
 pub use token_counts::token_counts;
 
 use crate::batch::DType;
+use crate::batch::shape::LayoutShape;
 use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::sys;
@@ -113,72 +114,31 @@ impl LayoutBuffers {
         }
     }
 
-    /// Elements that a tensor with this row stride (that of the token tensors, or another) has.
-    fn num_elements(&self, row_stride: usize) -> usize {
-        match *self {
-            Self::Padded { num_rows: 0, .. } => 0,
-            Self::Padded {
-                num_rows, width, ..
-            } => (num_rows - 1) * row_stride + width,
-            Self::Packed { num_slots, .. } => num_slots,
-        }
-    }
-
-    fn row_stride(&self) -> usize {
-        match *self {
-            Self::Padded { row_stride, .. } => row_stride,
-            Self::Packed { .. } => 0,
-        }
-    }
-
-    fn mask_row_stride(&self) -> usize {
+    /// The layout without its tensors.
+    fn shape(&self) -> LayoutShape {
         match *self {
             Self::Padded {
-                mask_row_stride, ..
-            } => mask_row_stride,
-            Self::Packed { .. } => 0,
+                num_rows,
+                width,
+                row_stride,
+                mask_row_stride,
+                lengths,
+            } => LayoutShape::Padded {
+                num_rows,
+                width,
+                row_stride,
+                mask_row_stride,
+                lengths: lengths.map(|lengths| lengths.len),
+            },
+            Self::Packed { num_slots, .. } => LayoutShape::Packed {
+                num_rows: self.num_rows(),
+                num_slots,
+            },
         }
     }
 
-    fn check(&self) -> Result<()> {
-        let Self::Padded {
-            num_rows,
-            width,
-            row_stride,
-            mask_row_stride,
-            lengths,
-        } = *self
-        else {
-            return check_count("num_rows", self.num_rows());
-        };
-        check_count("num_rows", num_rows)?;
-        check_count("width", width)?;
-        for (field, stride) in [
-            ("row_stride", row_stride),
-            ("mask_row_stride", mask_row_stride),
-        ] {
-            if stride < width {
-                return Err(Error::invalid(
-                    field,
-                    format!("at least the width of {width}"),
-                    stride,
-                ));
-            }
-            // The end of the last row must be an offset that the kernels' i64 can hold.
-            let end = num_rows.checked_mul(stride);
-            if end.is_none_or(|end| i64::try_from(end).is_err()) {
-                let expected = format!("less than 2^63 / {num_rows} rows");
-                return Err(Error::invalid(field, expected, stride));
-            }
-        }
-        lengths.map_or(Ok(()), |lengths| expect_len("lengths", lengths, num_rows))
-    }
-
-    fn params(&self, mask: Option<Buffer>, gradient_row_stride: usize) -> Result<sys::qae_layout> {
-        self.check()?;
-        if let Some(mask) = mask {
-            self.expect_slots("mask", mask, self.mask_row_stride())?;
-        }
+    fn params(&self, mask: Option<Buffer>, gradient_row_stride: usize) -> sys::qae_layout {
+        let shape = self.shape();
         let (width, lengths, offsets, num_slots) = match *self {
             Self::Padded {
                 num_rows,
@@ -188,51 +148,17 @@ impl LayoutBuffers {
             } => (width, lengths, None, num_rows * width),
             Self::Packed { offsets, num_slots } => (0, None, Some(offsets), num_slots),
         };
-        Ok(sys::qae_layout {
-            num_rows: self.num_rows() as i64,
+        sys::qae_layout {
+            num_rows: shape.num_rows() as i64,
             width: width as i64,
             num_slots: num_slots as i64,
-            row_stride: self.row_stride() as i64,
-            mask_row_stride: self.mask_row_stride() as i64,
+            row_stride: shape.row_stride() as i64,
+            mask_row_stride: shape.mask_row_stride() as i64,
             gradient_row_stride: gradient_row_stride as i64,
             offsets: optional(offsets),
             lengths: optional(lengths),
             mask: optional(mask),
-        })
-    }
-
-    /// A padded tensor may or may not include the gap after its last row.
-    fn expect_slots(&self, field: &str, buffer: Buffer, row_stride: usize) -> Result<()> {
-        let least = self.num_elements(row_stride);
-        let most = least.max(self.num_rows() * row_stride);
-        if (least..=most).contains(&buffer.len) {
-            return Ok(());
         }
-        let expected = if least == most {
-            format!("{least} elements")
-        } else {
-            format!("{least} to {most} elements")
-        };
-        Err(Error::invalid(field, expected, buffer.len))
-    }
-
-    fn expect_rows(&self, field: &str, buffer: Buffer) -> Result<()> {
-        if buffer.len == self.num_rows() {
-            return Ok(());
-        }
-        Err(Error::invalid(
-            field,
-            format!("shape [{}], one for each row", self.num_rows()),
-            format!("[{}]", buffer.len),
-        ))
-    }
-}
-
-fn check_count(field: &str, count: usize) -> Result<()> {
-    if i32::try_from(count).is_ok() {
-        Ok(())
-    } else {
-        Err(Error::invalid(field, "at most 2147483647", count))
     }
 }
 

@@ -14,8 +14,13 @@ pub fn token_counts(
     num_tokens: Buffer,
     num_rows: Buffer,
 ) -> Result<sys::qae_token_counts_params> {
+    let shape = layout.shape();
+    shape.check()?;
+    if let Some(mask) = mask {
+        shape.expect_slots("mask", mask.len, shape.mask_row_stride())?;
+    }
     Ok(sys::qae_token_counts_params {
-        layout: layout.params(mask, 0)?,
+        layout: layout.params(mask, 0),
         num_tokens: num_tokens.as_mut_ptr(),
         num_rows: num_rows.as_mut_ptr(),
         ..Default::default()
