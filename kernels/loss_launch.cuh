@@ -7,8 +7,9 @@ namespace QAE_NAMESPACE {
 struct LossPolicy {
     // Slots of a tile: large enough that its description and its 64 bytes of partial results are
     // small beside its tokens, small enough that a batch fills the GPU.
+    // Beyond kMaxUnits tiles they grow again, which bounds the workspace.
     static constexpr int64_t kMinTile = 1024, kMaxTile = 8192;
-    static constexpr int64_t kTargetUnits = 512;
+    static constexpr int64_t kTargetUnits = 512, kMaxUnits = 16384;
     // Beyond this average length a row is streamed by a whole block instead of one warp.
     static constexpr int64_t kWarpRowSlots = 1024;
     // Vectors of a row whose valid bits are kept, for a row of a warp and of a block.
@@ -72,6 +73,7 @@ inline void plan_units(const qae_loss_from_log_probs_params& params, LossPlan& p
         while (tile < LossPolicy::kMaxTile && layout.num_slots > tile * LossPolicy::kTargetUnits) {
             tile *= 2;
         }
+        while (layout.num_slots > tile * LossPolicy::kMaxUnits) tile *= 2;
         plan.tile_slots = tile;
         plan.num_units = max_of(1, ceil_div(layout.num_slots, tile));
         return;

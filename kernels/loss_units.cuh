@@ -35,6 +35,8 @@ struct SlotRange {
     bool takes_empty_end;  // rows without slots at `end` belong to it
 };
 
+constexpr int64_t kMaxRowSlots = 0x7fffffff;
+
 // A warp describes the part of a row that lies in the range.
 __device__ __forceinline__ RowPiece describe_piece(const LossLaunch& launch, int64_t row,
                                                    const RowExtent& extent, const SlotRange& range,
@@ -45,11 +47,13 @@ __device__ __forceinline__ RowPiece describe_piece(const LossLaunch& launch, int
     const int64_t first = extent.position > range.begin ? extent.position : range.begin;
     const int64_t last = row_end < range.end ? row_end : range.end;
     const int64_t skipped = first - extent.position;
-    const int64_t num_slots = last > first ? last - first : 0;
+    // A tile never is, but a whole row could be too long to be counted in 32 bits.
+    const bool too_long = last - first > kMaxRowSlots;
+    const int64_t num_slots = last > first && !too_long ? last - first : 0;
     const int64_t num_valid = extent.num_valid - skipped;
     const bool is_packed = layout.offsets != nullptr;
     const bool owns_row = extent.position >= range.begin;
-    count_left_out(&launch.plan.header->out_of_range, owns_row && extent.out_of_range);
+    count_left_out(&launch.plan.header->out_of_range, owns_row && (extent.out_of_range || too_long));
 
     RowPiece piece;
     piece.start = is_packed ? first : row * layout.row_stride + skipped;
