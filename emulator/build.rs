@@ -31,6 +31,15 @@ fn main() {
         device.file(wrap(&unit, &out));
     }
     device.compile("qae_emulator_kernels");
+
+    // The ABI's header is C, whatever else includes it.
+    cc::Build::new()
+        .std("c99")
+        .include(&kernels)
+        .flag("-pedantic-errors")
+        .warnings_into_errors(true)
+        .file(package.join("tests/kernels/header.c"))
+        .compile("qae_emulator_header");
 }
 
 fn compiler(root: &Path, package: &Path) -> cc::Build {
