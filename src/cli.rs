@@ -7,6 +7,7 @@ mod difference;
 mod emit;
 mod info;
 mod report;
+mod selftest;
 mod step;
 mod text;
 
@@ -36,6 +37,8 @@ pub enum Command {
     Step(Box<StepArgs>),
     /// Says what this build and this machine have.
     Info,
+    /// Compares the kernels on the GPU with the f64 reference, in built-in cases.
+    Selftest,
 }
 
 /// Runs a command and prints its result. Status 0: done; 1: failed, with one line on stderr.
@@ -43,5 +46,19 @@ pub fn run(cli: &Cli) -> ExitCode {
     emit(match &cli.command {
         Command::Step(args) => step(args, &candidates()),
         Command::Info => Ok(info::info()),
+        Command::Selftest => return run_selftest(),
     })
+}
+
+/// The table is printed in any case; status 1 also where it shows a mismatch.
+fn run_selftest() -> ExitCode {
+    let report = match selftest::selftest() {
+        Ok(report) => report,
+        Err(error) => return emit(Err(error)),
+    };
+    let printed = emit(Ok(report.to_string()));
+    match report.num_mismatches() {
+        0 => printed,
+        _ => ExitCode::FAILURE,
+    }
 }

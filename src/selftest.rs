@@ -132,7 +132,7 @@ enum Call {
         config: AdvantageConfig,
     },
     Loss {
-        batch: OwnedBatch,
+        batch: Box<OwnedBatch>,
         config: Config,
         narrow_gradient: bool,
     },
@@ -231,7 +231,10 @@ pub struct Report {
 impl Report {
     /// How many cases are beyond their tolerance.
     pub fn num_mismatches(&self) -> usize {
-        self.outcomes.iter().filter(|outcome| !outcome.is_ok).count()
+        self.outcomes
+            .iter()
+            .filter(|outcome| !outcome.is_ok)
+            .count()
     }
 }
 
@@ -240,7 +243,7 @@ impl Report {
 /// # Errors
 /// Those of the reference, which accepts every built-in case.
 pub fn run(subject: &dyn Subject) -> Result<Report> {
-    let outcomes = cases().iter().map(|case| case.run(subject));
+    let outcomes = cases().into_iter().map(|case| case.run(subject));
     Ok(Report {
         subject: subject.name(),
         outcomes: outcomes.collect::<Result<_>>()?,

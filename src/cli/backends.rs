@@ -35,8 +35,15 @@ pub fn candidates() -> [Candidate; 2] {
 }
 
 /// The CUDA kernels on the first GPU.
+#[cfg(feature = "cuda")]
 fn open_cuda() -> Result<Box<dyn Backend>> {
-    Err(Error::NoDevice(super::info::no_cuda().to_string()))
+    Ok(Box::new(crate::cuda::CudaBackend::open(0)?))
+}
+
+/// No kernels were built.
+#[cfg(not(feature = "cuda"))]
+fn open_cuda() -> Result<Box<dyn Backend>> {
+    Err(Error::NoDevice(super::info::NOT_BUILT.to_string()))
 }
 
 /// The backend that runs.

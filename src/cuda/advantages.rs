@@ -15,13 +15,13 @@ use crate::sys;
 /// Where [`advantages`] writes.
 #[derive(Debug)]
 pub struct AdvantageOutputs<'a> {
-    /// [num_responses]: the baseline of each response, in units of reward.
+    /// \[num_responses\]: the baseline of each response, in units of reward.
     pub baseline: Option<DeviceSliceMut<'a, f32>>,
-    /// [num_responses].
+    /// \[num_responses\].
     pub advantage: DeviceSliceMut<'a, f32>,
-    /// [num_responses]: the responses whose advantage is not 0, ascending.
+    /// \[num_responses\]: the responses whose advantage is not 0, ascending.
     pub active: Option<DeviceSliceMut<'a, i32>>,
-    /// [1]: how many of `active` are written.
+    /// \[1\]: how many of `active` are written.
     pub active_count: Option<DeviceSliceMut<'a, i32>>,
     /// Counts over groups and responses.
     pub metrics: &'a mut DeviceGroupMetrics,

@@ -49,7 +49,10 @@ impl CudaBackend {
         let (major, minor) = info.compute_capability;
         Ok(Self {
             stream: Stream::new(&device)?,
-            description: format!("cuda (f32, {}, compute capability {major}.{minor})", info.name),
+            description: format!(
+                "cuda (f32, {}, compute capability {major}.{minor})",
+                info.name
+            ),
             narrow_gradient: false,
         })
     }
@@ -86,7 +89,14 @@ impl CudaBackend {
             metrics: &mut metrics,
         };
         let rewards = device_rewards.as_slice();
-        advantages(stream, &rewards, &device_groups, config, &mut outputs, &mut workspace)?;
+        advantages(
+            stream,
+            &rewards,
+            &device_groups,
+            config,
+            &mut outputs,
+            &mut workspace,
+        )?;
         let output = AdvantageOutput {
             baseline: widened(&baseline.download(stream)?),
             advantage: widened(&advantage.download(stream)?),
@@ -109,7 +119,8 @@ impl CudaBackend {
         memory.launch(stream, &device_batch, config)?;
         let end = self.event()?;
         let milliseconds = start.elapsed_ms(&end);
-        let milliseconds = milliseconds.map_err(|error| driver_error("cuEventElapsedTime", error))?;
+        let milliseconds =
+            milliseconds.map_err(|error| driver_error("cuEventElapsedTime", error))?;
         let output = memory.download(stream)?;
         Ok((output, f64::from(milliseconds) / 1e3))
     }
@@ -176,7 +187,11 @@ where
             Advantages::FromRewards { rewards, .. } => Some(rewards.len()),
             _ => None,
         };
-        let per_response = || num_responses.map(|len| Owned::zeros(stream, len)).transpose();
+        let per_response = || {
+            num_responses
+                .map(|len| Owned::zeros(stream, len))
+                .transpose()
+        };
         let bytes = loss_from_log_probs_workspace_bytes(stream, batch, config)?;
         Ok(Self {
             gradient: Owned::zeros(stream, host.log_prob.len())?,
@@ -242,10 +257,15 @@ where
 fn listed(stream: &Stream, list: &Owned<i32>, count: &Owned<i32>) -> Result<Vec<u32>> {
     let count = count.download(stream)?[0];
     let list = list.download(stream)?;
-    let filled = usize::try_from(count).ok().and_then(|count| list.get(..count));
+    let filled = usize::try_from(count)
+        .ok()
+        .and_then(|count| list.get(..count));
     let filled = filled.ok_or_else(|| Error::Backend {
         backend: "cuda",
-        message: format!("active_count: expected at most {}, found {count}", list.len()),
+        message: format!(
+            "active_count: expected at most {}, found {count}",
+            list.len()
+        ),
     })?;
     Ok(filled.iter().map(|&row| row as u32).collect())
 }

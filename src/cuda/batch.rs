@@ -13,7 +13,7 @@ use crate::params::{AdvantageBuffers, Buffer, LayoutBuffers, TokenBuffers, Weigh
 /// tensor is inactive and counted in [`crate::Metrics::out_of_range`].
 #[derive(Debug)]
 pub enum DeviceLayout<'a> {
-    /// [num_rows, width] with every slot a token, unless the mask says otherwise.
+    /// \[num_rows, width\] with every slot a token, unless the mask says otherwise.
     Padded {
         /// Number of local responses.
         num_rows: usize,
@@ -23,12 +23,12 @@ pub enum DeviceLayout<'a> {
         row_stride: usize,
         /// The same for the mask.
         mask_row_stride: usize,
-        /// [num_rows] valid leading slots of each row; `None`: `width`.
+        /// \[num_rows\] valid leading slots of each row; `None`: `width`.
         lengths: Option<DeviceSlice<'a, i32>>,
     },
     /// Responses back to back: row i is slots `offsets[i]..offsets[i + 1]`.
     Packed {
-        /// [num_rows + 1], from 0, non-decreasing; empty rows are allowed.
+        /// \[num_rows + 1\], from 0, non-decreasing; empty rows are allowed.
         offsets: DeviceSlice<'a, i64>,
         /// Slots in all rows: the length of the token tensors.
         num_slots: usize,
@@ -36,7 +36,7 @@ pub enum DeviceLayout<'a> {
 }
 
 impl DeviceLayout<'_> {
-    /// [num_rows, width], contiguous, all slots tokens unless masked.
+    /// \[num_rows, width\], contiguous, all slots tokens unless masked.
     pub fn padded(num_rows: usize, width: usize) -> DeviceLayout<'static> {
         DeviceLayout::Padded {
             num_rows,

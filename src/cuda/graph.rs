@@ -33,7 +33,9 @@ impl Graph {
         let begun = stream.cudarc().begin_capture(mode);
         begun.map_err(|error| driver_error("cuStreamBeginCapture", error))?;
         let recorded = launches();
-        let graph = stream.cudarc().end_capture(sys::CUgraphInstantiate_flags(0));
+        let graph = stream
+            .cudarc()
+            .end_capture(sys::CUgraphInstantiate_flags(0));
         recorded?;
         let graph = graph.map_err(|error| driver_error("cuStreamEndCapture", error))?;
         let inner = graph.ok_or_else(|| Error::missing("graph", "at least one launch"))?;

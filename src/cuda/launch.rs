@@ -73,11 +73,7 @@ impl<'s> Accesses<'s> {
     }
 
     /// A tensor that the launch reads.
-    pub(super) fn read<T>(
-        &mut self,
-        field: &str,
-        slice: &'s DeviceSlice<'_, T>,
-    ) -> Result<Buffer> {
+    pub(super) fn read<T>(&mut self, field: &str, slice: &'s DeviceSlice<'_, T>) -> Result<Buffer> {
         slice.expect_on(field, self.stream)?;
         let (buffer, guard) = slice.access(self.stream.cudarc());
         self.guards.extend(guard);
@@ -145,9 +141,8 @@ impl<'s> Accesses<'s> {
         self.bind()?;
         // SAFETY: the view that the buffer came from is borrowed for writing until the guards of
         // this value are dropped, which orders later users behind the memset.
-        let done = unsafe {
-            result::memset_d8_async(buffer.address, 0, buffer.len, stream.cu_stream())
-        };
+        let done =
+            unsafe { result::memset_d8_async(buffer.address, 0, buffer.len, stream.cu_stream()) };
         done.map_err(|error| driver_error("cuMemsetD8Async", error))
     }
 

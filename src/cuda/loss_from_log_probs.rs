@@ -19,13 +19,13 @@ pub struct LossOutputs<'a> {
     pub d_log_prob: DeviceTensorMut<'a>,
     /// Elements from row to row of a padded gradient; `None`: as the log-probs.
     pub gradient_row_stride: Option<usize>,
-    /// [num_responses], in units of reward; only with rewards.
+    /// \[num_responses\], in units of reward; only with rewards.
     pub baseline: Option<DeviceSliceMut<'a, f32>>,
-    /// [num_responses]; only with rewards.
+    /// \[num_responses\]; only with rewards.
     pub advantage: Option<DeviceSliceMut<'a, f32>>,
-    /// [num_rows]: the rows with a non-zero advantage and a valid token, ascending.
+    /// \[num_rows\]: the rows with a non-zero advantage and a valid token, ascending.
     pub active_rows: Option<DeviceSliceMut<'a, i32>>,
-    /// [1]: how many of `active_rows` are written.
+    /// \[1\]: how many of `active_rows` are written.
     pub active_count: Option<DeviceSliceMut<'a, i32>>,
     /// Loss, counts and sums.
     pub metrics: &'a mut DeviceMetrics,
@@ -36,7 +36,7 @@ pub struct LossOutputs<'a> {
 pub enum DeviceNormalizer<'a> {
     /// The number in [`Config::normalizer`].
     Config,
-    /// [1] f64, such as one that [`super::token_counts`] wrote, or a sum over ranks. A value that
+    /// \[1\] f64, such as one that [`super::token_counts`] wrote, or a sum over ranks. A value that
     /// is not above 0 makes loss and gradient 0.
     Scalar(DeviceSlice<'a, f64>),
 }

@@ -111,7 +111,12 @@ enum Source<V> {
 }
 
 impl<V> Source<V> {
-    fn expect_on(&self, field: &str, stream: &Stream, owner: impl Fn(&V) -> &CudaStream) -> Result<()> {
+    fn expect_on(
+        &self,
+        field: &str,
+        stream: &Stream,
+        owner: impl Fn(&V) -> &CudaStream,
+    ) -> Result<()> {
         let context = stream.cudarc().context();
         let (is_there, ordinal) = match self {
             Self::Cudarc(view) => {
@@ -125,7 +130,10 @@ impl<V> Source<V> {
         }
         Err(Error::invalid(
             field,
-            format!("memory of the stream's context, on device {}", context.ordinal()),
+            format!(
+                "memory of the stream's context, on device {}",
+                context.ordinal()
+            ),
             format!("memory of another, on device {ordinal}"),
         ))
     }
@@ -322,9 +330,24 @@ mod tests {
         assert!(check_range(0, 0, 4).is_ok());
         assert!(check_range(0x1002, 3, 2).is_ok());
         for (address, len, size, expected) in [
-            (0, 1, 4, "address: expected that of device memory, found null"),
-            (0x1002, 1, 4, "address: expected a multiple of the element's 4 bytes"),
-            (0x1000, usize::MAX, 4, "len: expected elements that fit behind 0x1000"),
+            (
+                0,
+                1,
+                4,
+                "address: expected that of device memory, found null",
+            ),
+            (
+                0x1002,
+                1,
+                4,
+                "address: expected a multiple of the element's 4 bytes",
+            ),
+            (
+                0x1000,
+                usize::MAX,
+                4,
+                "len: expected elements that fit behind 0x1000",
+            ),
             (u64::MAX - 7, 2, 8, "len: expected elements that fit behind"),
         ] {
             let error = check_range(address, len, size).unwrap_err().to_string();

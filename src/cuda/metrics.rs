@@ -49,9 +49,9 @@ impl DeviceMetrics {
     /// # }
     /// ```
     pub fn read(&self, stream: &Stream) -> Result<Metrics> {
-        let scope = self.scope.ok_or_else(|| {
-            Error::missing("metrics", "those of a launch of loss_from_log_probs")
-        })?;
+        let scope = self
+            .scope
+            .ok_or_else(|| Error::missing("metrics", "those of a launch of loss_from_log_probs"))?;
         let words = download(stream, &self.words)?;
         // SAFETY: as many words as the struct has, whose fields are plain numbers.
         let metrics = unsafe { words.as_ptr().cast::<sys::qae_loss_metrics>().read() };

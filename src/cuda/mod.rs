@@ -49,6 +49,9 @@ mod traffic;
 mod upload;
 mod workspace;
 
+/// The release of cudarc whose contexts, streams and memory this interface takes.
+pub use cudarc;
+
 pub use advantages::{AdvantageOutputs, advantages, advantages_workspace_bytes};
 pub use backend::CudaBackend;
 pub use batch::{DeviceAdvantages, DeviceBatch, DeviceLayout, DeviceWeight};

@@ -37,7 +37,9 @@ impl<T: DeviceRepr + ValidAsZeroBits> Owned<T> {
 
     /// Waits for the stream.
     pub(super) fn download(&self, stream: &Stream) -> Result<Vec<T>> {
-        let values = stream.cudarc().clone_dtoh(&self.memory.slice(..self.len.max(1)));
+        let values = stream
+            .cudarc()
+            .clone_dtoh(&self.memory.slice(..self.len.max(1)));
         let mut values = values.map_err(|error| driver_error("cuMemcpyDtoHAsync", error))?;
         stream.synchronize()?;
         values.truncate(self.len);
@@ -89,7 +91,7 @@ enum OwnedIndices {
 enum OwnedAdvantages {
     Rewards {
         rewards: Owned<f32>,
-        groups: DeviceGroups,
+        groups: Box<DeviceGroups>,
         response_index: Option<Owned<i32>>,
     },
     Given(Owned<f32>),
@@ -111,7 +113,9 @@ pub(super) struct UploadedBatch<'h> {
 impl<'h> UploadedBatch<'h> {
     pub(super) fn new(stream: &Stream, host: &'h TokenBatch<'h>) -> Result<Self> {
         let tensor = |tensor: Option<Tensor<'_>>| {
-            tensor.map(|tensor| OwnedTensor::upload(stream, tensor)).transpose()
+            tensor
+                .map(|tensor| OwnedTensor::upload(stream, tensor))
+                .transpose()
         };
         let indices = match host.layout {
             Layout::Padded {
@@ -127,11 +131,16 @@ impl<'h> UploadedBatch<'h> {
         Ok(Self {
             host,
             indices,
-            mask: host.mask.map(|mask| Owned::upload(stream, mask)).transpose()?,
+            mask: host
+                .mask
+                .map(|mask| Owned::upload(stream, mask))
+                .transpose()?,
             log_prob: OwnedTensor::upload(stream, host.log_prob)?,
             old_log_prob: tensor(host.old_log_prob)?,
             ref_log_prob: tensor(host.ref_log_prob)?,
-            importance_weight: weight.map(|weight| Owned::upload(stream, weight)).transpose()?,
+            importance_weight: weight
+                .map(|weight| Owned::upload(stream, weight))
+                .transpose()?,
             advantages: upload_advantages(stream, host.advantages)?,
         })
     }
@@ -213,7 +222,7 @@ fn upload_advantages(stream: &Stream, advantages: Advantages<'_>) -> Result<Owne
             response_index,
         } => OwnedAdvantages::Rewards {
             rewards: Owned::upload(stream, rewards)?,
-            groups: DeviceGroups::upload(stream, groups.clone())?,
+            groups: Box::new(DeviceGroups::upload(stream, groups.clone())?),
             response_index: response_index
                 .map(|index| Owned::upload(stream, index))
                 .transpose()?,

@@ -133,8 +133,11 @@ impl OwnedBatch {
         let mask_row_stride = width + 5 * usize::from(is_strided);
         let offsets = (description.layout == LayoutKind::Packed)
             .then(|| packed_offsets(random, num_rows, width));
-        let lengths = (description.layout == LayoutKind::Lengths)
-            .then(|| (0..num_rows).map(|_| random.below(width + 1) as i32).collect());
+        let lengths = (description.layout == LayoutKind::Lengths).then(|| {
+            (0..num_rows)
+                .map(|_| random.below(width + 1) as i32)
+                .collect()
+        });
         let mut batch = Self {
             num_rows,
             width,
@@ -258,7 +261,11 @@ fn packed_offsets(random: &mut Random, num_rows: usize, width: usize) -> Vec<i64
     let mut offsets = vec![0];
     let mut end = 0;
     for row in 0..num_rows {
-        end += if row == 0 { 0 } else { random.below(width + 1) as i64 };
+        end += if row == 0 {
+            0
+        } else {
+            random.below(width + 1) as i64
+        };
         offsets.push(end);
     }
     offsets
@@ -277,7 +284,9 @@ fn advantages(
         SourceKind::PerResponse => {
             OwnedAdvantages::PerResponse((0..rows).map(|_| advantage()).collect())
         }
-        SourceKind::PerToken => OwnedAdvantages::PerToken((0..slots).map(|_| advantage()).collect()),
+        SourceKind::PerToken => {
+            OwnedAdvantages::PerToken((0..slots).map(|_| advantage()).collect())
+        }
         SourceKind::Rewards(kind) => {
             let is_micro_batch = matches!(kind, GroupKind::Large(_));
             let num_responses = if is_micro_batch { rows + 3000 } else { rows };

@@ -77,7 +77,8 @@ impl Comparison {
 
     /// A number that is the sum of terms as large as `scale`.
     fn number(&mut self, name: &str, found: f64, expected: f64, scale: f64) {
-        let scale = scale.max(expected.abs());
+        // A sum of nothing is −0, and a negative infinity would pass for a small error.
+        let scale = scale.max(expected.abs()).abs();
         // Equal infinities differ by nothing.
         if found != expected {
             self.record(name, (found - expected).abs() / scale, self.tolerance);
@@ -110,7 +111,12 @@ impl Comparison {
     pub(super) fn advantages(&mut self, found: &AdvantageOutput, expected: &AdvantageOutput) {
         let tolerance = self.tolerance;
         self.tensor("baseline", &found.baseline, &expected.baseline, tolerance);
-        self.tensor("advantage", &found.advantage, &expected.advantage, tolerance);
+        self.tensor(
+            "advantage",
+            &found.advantage,
+            &expected.advantage,
+            tolerance,
+        );
         self.equal("groups", &found.metrics, &expected.metrics);
     }
 
@@ -134,9 +140,18 @@ impl Comparison {
         }
         self.equal("active_rows", &found.active_rows, &expected.active_rows);
         // A subject that must be exact keeps its gradient in f64.
-        let rounding = if tolerance > 0.0 { rounding.unwrap_or(0.0) } else { 0.0 };
+        let rounding = if tolerance > 0.0 {
+            rounding.unwrap_or(0.0)
+        } else {
+            0.0
+        };
         let gradient = &expected.d_log_prob;
-        self.tensor("d_log_prob", &found.d_log_prob, gradient, tolerance + rounding);
+        self.tensor(
+            "d_log_prob",
+            &found.d_log_prob,
+            gradient,
+            tolerance + rounding,
+        );
         // The terms of the loss, some of which cancel: A·ρ, or A·log_prob.
         let term = |(slot, g): (usize, &f64)| match *g {
             0.0 => 0.0,
