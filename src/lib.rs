@@ -6,7 +6,7 @@
 //!
 //! - [`TokenBatch`] borrows the tensors, [`Config`] says what to compute, [`Groups`] which
 //!   responses answer the same prompt.
-//! - [`reference`] is the f64 specification, plain loops; [`cpu`] the same on all cores, bit for
+//! - [mod@reference] is the f64 specification, plain loops; [`cpu`] the same on all cores, bit for
 //!   bit.
 //! - `cuda` (feature `cuda`) runs the kernels on device memory, on any stream, capturable in a
 //!   graph; the C ABI is `kernels/qae.h`.

@@ -8,15 +8,15 @@ use crate::sys;
 /// Where `advantages` writes.
 #[derive(Debug, Clone, Copy)]
 pub struct AdvantageOutputs {
-    /// [num_responses] f32.
+    /// \[num_responses\] f32.
     pub baseline: Option<Buffer>,
-    /// [num_responses] f32.
+    /// \[num_responses\] f32.
     pub advantage: Buffer,
-    /// [num_responses] i32: the responses with an advantage other than 0, ascending.
+    /// \[num_responses\] i32: the responses with an advantage other than 0, ascending.
     pub active: Option<Buffer>,
-    /// [1] i32.
+    /// \[1\] i32.
     pub active_count: Option<Buffer>,
-    /// [1] `qae_group_metrics`.
+    /// \[1\] `qae_group_metrics`.
     pub metrics: Buffer,
 }
 
@@ -41,6 +41,9 @@ pub fn advantages(
         if let Some(buffer) = buffer {
             expect_len(field, buffer, num_responses)?;
         }
+    }
+    if let Some(count) = outputs.active_count {
+        expect_len("active_count", count, 1)?;
     }
     Ok(sys::qae_advantages_params {
         groups: groups.params(rewards)?,

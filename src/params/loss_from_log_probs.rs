@@ -17,14 +17,14 @@ use crate::sys;
 pub enum AdvantageBuffers<'a> {
     /// The rewards of the global batch.
     FromRewards {
-        /// [num_responses] f32.
+        /// \[num_responses\] f32.
         rewards: Buffer,
         /// The groups of the global batch.
         groups: GroupBuffers<'a>,
-        /// [num_rows] i32.
+        /// \[num_rows\] i32.
         response_index: Option<Buffer>,
     },
-    /// [num_rows] f32.
+    /// \[num_rows\] f32.
     PerResponse(Buffer),
     /// f32, one for each slot.
     PerToken(Buffer),
@@ -35,7 +35,7 @@ pub enum AdvantageBuffers<'a> {
 pub enum WeightBuffer {
     /// One for each slot.
     PerToken(Buffer),
-    /// [num_rows].
+    /// \[num_rows\].
     PerResponse(Buffer),
 }
 
@@ -69,15 +69,15 @@ pub struct LossOutputs {
     pub d_log_prob: Buffer,
     /// Elements from row to row of the gradient; `None`: as the log-probs.
     pub gradient_row_stride: Option<usize>,
-    /// [num_responses] f32; only with rewards.
+    /// \[num_responses\] f32; only with rewards.
     pub baseline: Option<Buffer>,
-    /// [num_responses] f32; only with rewards.
+    /// \[num_responses\] f32; only with rewards.
     pub advantage: Option<Buffer>,
-    /// [num_rows] i32.
+    /// \[num_rows\] i32.
     pub active_rows: Option<Buffer>,
-    /// [1] i32.
+    /// \[1\] i32.
     pub active_count: Option<Buffer>,
-    /// [1] `qae_loss_metrics`.
+    /// \[1\] `qae_loss_metrics`.
     pub metrics: Buffer,
 }
 
@@ -86,7 +86,7 @@ pub struct LossOutputs {
 pub enum NormalizerSource {
     /// [`Normalizer::Value`] of the configuration.
     Config,
-    /// [1] f64 in the memory of whatever runs the kernels.
+    /// \[1\] f64 in the memory of whatever runs the kernels.
     Scalar(Buffer),
 }
 
@@ -324,6 +324,9 @@ fn set_outputs(
     }
     if let Some(active_rows) = outputs.active_rows {
         layout.expect_rows("active_rows", active_rows.len)?;
+    }
+    if let Some(count) = outputs.active_count {
+        expect_len("active_count", count, 1)?;
     }
     params.gradient_dtype = dtype_code(outputs.gradient_dtype);
     params.d_log_prob = outputs.d_log_prob.as_mut_ptr();

@@ -83,7 +83,7 @@ impl GroupBuffers<'_> {
 /// Where the tokens of each row stand (see [`crate::Layout`]).
 #[derive(Debug, Clone, Copy)]
 pub enum LayoutBuffers {
-    /// [num_rows, width].
+    /// \[num_rows, width\].
     Padded {
         /// Number of local responses.
         num_rows: usize,
@@ -93,12 +93,12 @@ pub enum LayoutBuffers {
         row_stride: usize,
         /// The same of the mask.
         mask_row_stride: usize,
-        /// [num_rows] i32.
+        /// \[num_rows\] i32.
         lengths: Option<Buffer>,
     },
     /// Back to back.
     Packed {
-        /// [num_rows + 1] i64.
+        /// \[num_rows + 1\] i64.
         offsets: Buffer,
         /// Slots in all rows: the length of the token tensors.
         num_slots: usize,
