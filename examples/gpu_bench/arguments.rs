@@ -1,0 +1,68 @@
+//! What to time, from the command line.
+
+use super::Result;
+use super::inputs::{GROUP_SIZE, WIDTH};
+
+pub const USAGE: &str = "\
+usage: gpu_bench [--sizes 64k,1m,16m,128m] [--samples 50] [--only TEXT] [--device 0]
+       gpu_bench --repeat-bits 100 [--sizes 1m] [--only TEXT] [--device 0]";
+
+pub struct Arguments {
+    /// Slots of each batch.
+    pub sizes: Vec<usize>,
+    /// Samples of each case.
+    pub samples: usize,
+    /// Part of the names of the cases to run, such as `f32/packed/dense`.
+    pub only: Option<String>,
+    /// Launches whose bits are compared, instead of times.
+    pub repeat_bits: Option<usize>,
+    pub device: usize,
+}
+
+impl Arguments {
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut parsed = Self {
+            sizes: vec![1 << 16, 1 << 20, 1 << 24, 1 << 27],
+            samples: 50,
+            only: None,
+            repeat_bits: None,
+            device: 0,
+        };
+        while let Some(name) = arguments.next() {
+            let value = arguments.next();
+            let value = value.ok_or_else(|| format!("{name}: a value is missing\n{USAGE}"))?;
+            let number = || positive(&name, &value);
+            match name.as_str() {
+                "--sizes" => parsed.sizes = value.split(',').map(size).collect::<Result<_>>()?,
+                "--samples" => parsed.samples = number()?,
+                "--only" => parsed.only = Some(value),
+                "--repeat-bits" => parsed.repeat_bits = Some(number()?),
+                "--device" => parsed.device = value.parse()?,
+                _ => return Err(format!("{name}: unknown\n{USAGE}").into()),
+            }
+        }
+        Ok(parsed)
+    }
+
+    pub fn is_wanted(&self, case: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| case.contains(only))
+    }
+}
+
+fn positive(name: &str, text: &str) -> Result<usize> {
+    let number = text.parse().ok().filter(|&number| number > 0);
+    Ok(number.ok_or_else(|| format!("{name}: expected a number above 0, found {text}"))?)
+}
+
+/// Such as 64k, in units of 1024, or 16m, in units of 1024².
+fn size(text: &str) -> Result<usize> {
+    let (digits, unit) = match (text.strip_suffix('k'), text.strip_suffix('m')) {
+        (Some(digits), _) => (digits, 1 << 10),
+        (_, Some(digits)) => (digits, 1 << 20),
+        _ => (text, 1),
+    };
+    let whole = WIDTH * GROUP_SIZE;
+    let slots = positive("--sizes", digits)?.checked_mul(unit);
+    let slots = slots.filter(|slots| slots.is_multiple_of(whole));
+    Ok(slots.ok_or_else(|| format!("--sizes: expected multiples of {whole}, found {text}"))?)
+}

@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+"""Collects what scripts/gpu-suite.sh measured into one record, and prints it as tables.
+
+    scripts/gpu-record.py --logs OUT/logs --manifest MANIFEST.json --out OUT
+
+Writes OUT/<date>-<gpu>.json; benches/records/README.md describes its fields. Figures come from the
+logs alone: what was not measured is absent from the record and a dash in the tables. Needs no
+package beyond the standard library.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import pathlib
+import re
+import statistics
+import sys
+
+SCHEMA = 1
+OPTIONAL_STEPS = {"ncu"}
+# Kinds of lines that the programs print, by their place in the record: one, or a list.
+SINGLE = {"device", "copy", "pytorch_device"}
+LISTS = {"loss_from_log_probs", "repeat_bits", "pytorch", "verl_loop", "skipped"}
+
+
+def json_lines(path):
+    """The objects of a log; a last line that a time limit cut off is left out."""
+    objects = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(found, dict):
+            objects.append(found)
+    return objects
+
+
+def read_steps(path):
+    """What scripts/gpu-suite.sh noted of each step; a skipped one has no exit status."""
+    steps = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        name, status, code, seconds, limit, reason = line.split("\t")
+        steps.append(
+            {
+                "step": name,
+                "status": status,
+                "exit": None if code == "-" else int(code),
+                "seconds": int(seconds),
+                "limit": int(limit),
+                "reason": reason,
+            }
+        )
+    return steps
+
+
+def gpu_states(path):
+    """Rows of `nvidia-smi --query-gpu ... --format=csv`, units included."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file, skipinitialspace=True))
+    header = [name.split(" [")[0] for name in rows[0]] if rows else []
+    return [dict(zip(header, row)) for row in rows[1:] if len(row) == len(header)]
+
+
+def counters(path):
+    """Rows of `ncu --csv`: the counters of one launch."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith('"ID"')]
+    if not starts:
+        return []
+    names = ("Kernel Name", "Metric Name", "Metric Unit", "Metric Value")
+    # The profiled program prints to the same place.
+    rows = csv.DictReader(line for line in lines[starts[0] :] if line.startswith('"'))
+    return [{name.lower().replace(" ", "_"): row.get(name) for name in names} for row in rows]
+
+
+def make_record(logs, manifest, now):
+    steps = read_steps(logs / "steps.tsv")
+    required = [step for step in steps if step["step"] not in OPTIONAL_STEPS]
+    before = gpu_states(logs / "gpu-before.csv")
+    record = {
+        "schema": SCHEMA,
+        "date": now.isoformat(timespec="seconds"),
+        "complete": bool(required) and all(step["status"] == "passed" for step in required),
+        "build": manifest,
+        "steps": steps,
+        "gpu": before[0] if before else None,
+        "gpu_during": gpu_states(logs / "gpu-during.csv"),
+        "counters": counters(logs / "ncu.out"),
+    }
+    record |= {name: None for name in SINGLE} | {name: [] for name in LISTS}
+    for log in ("bench", "repeat-bits", "pytorch"):
+        for line in json_lines(logs / f"{log}.out"):
+            kind = line.pop("kind", None)
+            if kind in SINGLE:
+                record[kind] = line
+            elif kind in LISTS:
+                record[kind].append(line)
+    return record
+
+
+def serialized(record):
+    """JSON with a line for each entry of a list: readable, and a change shows as one line."""
+    fields = []
+    for name, value in record.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(f"  {json.dumps(entry)}" for entry in value) + "\n ]"
+        fields.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def gpu_name(record):
+    device = record["device"] or record["gpu"] or {}
+    return device.get("name", "unknown GPU")
+
+
+def file_name(record):
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu_name(record).lower()).strip("-")
+    return f"{record['date'][:10]}-{slug}.json"
+
+
+def copy_bandwidth(record):
+    """Bytes per second, read and written."""
+    copy = record["copy"]
+    return copy["bytes"] / statistics.median(copy["seconds"]) if copy else None
+
+
+def of_peer(record, mode):
+    """Median seconds of PyTorch by slots and by whether responses are inactive."""
+    found = {}
+    for entry in record["pytorch"]:
+        if entry["mode"] == mode:
+            variant = entry["case"].split("/")[2]
+            found[entry["slots"], variant] = statistics.median(entry["seconds"])
+    return found
+
+
+def shown(value, form):
+    return "-" if value is None else format(value, form)
+
+
+def ratio(peer, own):
+    return None if peer is None else peer / own
+
+
+def size_name(slots):
+    if slots % (1 << 20) == 0:
+        return f"{slots / 1e6:.1f} M"
+    return f"{slots / 1e3:.1f} k"
+
+
+def table(rows):
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        # Names to the left, figures to the right.
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def loss_table(record):
+    bandwidth = copy_bandwidth(record)
+    peers = [of_peer(record, mode) for mode in ("eager", "compile")]
+    header = ["loss_from_log_probs", "tokens", "by", "us", "spread", "GB/s", "of copy"]
+    rows = [header + ["x eager", "x compile"]]
+    for entry in record["loss_from_log_probs"]:
+        seconds = entry["seconds"]
+        median = statistics.median(seconds)
+        deciles = statistics.quantiles(seconds, n=10) if len(seconds) > 1 else None
+        spread = (deciles[8] - deciles[0]) / median if deciles else None
+        rate = entry["bytes"] / median
+        dtype, _, variant = entry["case"].split("/")[:3]
+        row = [entry["case"], size_name(entry["slots"]), entry["launched_by"]]
+        row += [f"{median * 1e6:.1f}", shown(spread, ".1%"), f"{rate / 1e9:.0f}"]
+        row.append(shown(ratio(rate, bandwidth) if bandwidth else None, ".1%"))
+        for peer in peers:
+            # PyTorch launches from the host, in f32: only the like is compared.
+            is_alike = dtype == "f32" and entry["launched_by"] == "stream"
+            seconds = peer.get((entry["slots"], variant)) if is_alike else None
+            row.append(shown(ratio(seconds, median), ".1f"))
+        rows.append(row)
+    return rows
+
+
+def pytorch_table(record):
+    rows = [["PyTorch step", "tokens", "mode", "us", "launches", "peak MB"]]
+    for entry in record["pytorch"]:
+        peak = entry["peak_bytes"]
+        row = [entry["case"], size_name(entry["slots"]), entry["mode"]]
+        row.append(f"{statistics.median(entry['seconds']) * 1e6:.1f}")
+        row.append(shown(entry["launches"], "d"))
+        rows.append(row + [shown(peak / 1e6 if peak is not None else None, ".1f")])
+    for entry in record["verl_loop"]:
+        row = ["verl's advantage loop (CPU)", size_name(entry["slots"]), "-"]
+        row += [f"{statistics.median(entry['seconds']) * 1e6:.1f}", "-", "-"]
+        rows.append(row)
+    return rows
+
+
+def report(record):
+    build = record["build"]
+    changed = " with uncommitted changes" if build.get("uncommitted_changes") else ""
+    driver = (record["gpu"] or {}).get("driver_version", "unknown")
+    lines = [f"{gpu_name(record)}, driver {driver}, commit {build.get('commit')}{changed}"]
+    bandwidth = copy_bandwidth(record)
+    lines.append(f"copy bandwidth: {shown(bandwidth and bandwidth / 1e9, '.0f')} GB/s")
+    for rows in (loss_table(record), pytorch_table(record)):
+        lines += ["", *(table(rows) if len(rows) > 1 else [f"{rows[0][0]}: not measured"])]
+    for entry in record["skipped"]:
+        lines.append(f"not measured: {', '.join(entry['cases'])}: {entry['reason']}")
+    bits = record["repeat_bits"]
+    differing = sum(entry["differing"] for entry in bits)
+    launches = sum(entry["launches"] for entry in bits)
+    lines += ["", f"same bits: {len(bits)} cases, {launches} launches, {differing} differ"]
+    others = [step for step in record["steps"] if step["status"] != "passed"]
+    lines += [f"NOT PASSED: {step['step']}: {step['status']} {step['reason']}" for step in others]
+    if not record["complete"]:
+        lines.append("INCOMPLETE: not every required step passed")
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--logs", type=pathlib.Path, required=True)
+    parser.add_argument("--manifest", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    options = parser.parse_args()
+    try:
+        manifest = json.loads(options.manifest.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        sys.exit(f"gpu-record: {options.manifest}: {error}")
+    # The digests are in the bundle; the commit identifies what they are digests of.
+    manifest.pop("sha256", None)
+    record = make_record(options.logs, manifest, datetime.datetime.now(datetime.timezone.utc))
+    path = options.out / file_name(record)
+    path.write_text(serialized(record))
+    print("\n".join(["", *report(record), "", f"record: {path}"]))
+
+
+if __name__ == "__main__":
+    main()
