@@ -81,7 +81,8 @@ fn the_golden_cases_agree_with_verl_trl_and_the_paper() {
     }
     let backend = CudaBackend::open(0).unwrap();
     // The bundle for GPU machines carries the data, and says where it is unpacked.
-    let root = std::env::var_os("QAE_DATA_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let root =
+        std::env::var_os("QAE_DATA_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let directory = PathBuf::from(root).join("tests/data/token");
     let manifest = std::fs::read_to_string(directory.join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();

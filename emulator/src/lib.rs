@@ -29,5 +29,5 @@ mod sys;
 
 pub use buffer::Buffer;
 pub use device::{Device, Options, Order};
-pub use operations::{AdvantageRun, EmulatorBackend, LossRun};
+pub use operations::{AdvantageRun, DeviceIndices, EmulatorBackend, LossRun};
 pub use report::{BarrierSite, Error, Finding, FindingKind, Launch, Trace};

@@ -13,7 +13,8 @@ struct KlTerms {
 
 // K3: e^x - x - 1 with x = ref - log_prob, through expm1, which keeps the small values exact.
 __device__ __forceinline__ KlTerms k3_terms(float x, bool clamped) {
-    const float exponent = clamped ? fminf(fmaxf(x, -20.0f), 20.0f) : x;
+    // Not through fminf and fmaxf, which would turn a NaN into a bound.
+    const float exponent = clamped && fabsf(x) > 20.0f ? copysignf(20.0f, x) : x;
     const float rise = expm1f(exponent);
     const float value = rise - exponent;
     if (clamped && (fabsf(x) > 20.0f || value > 10.0f)) return {fminf(value, 10.0f), 0.0f};
