@@ -6,10 +6,11 @@ namespace QAE_NAMESPACE {
 // Geometry, as data: read by the launcher and stated in docs/notes.
 struct LossPolicy {
     // Slots of a tile: large enough that its description and its 64 bytes of partial results are
-    // small beside its tokens, small enough that a batch fills the GPU.
+    // small beside its tokens, small enough that a batch fills the GPU: about two blocks for each of
+    // 132 SMs, which is what fits at a time.
     // Beyond kMaxUnits tiles they grow again, which bounds the workspace.
     static constexpr int64_t kMinTile = 1024, kMaxTile = 8192;
-    static constexpr int64_t kTargetUnits = 512, kMaxUnits = 16384;
+    static constexpr int64_t kTargetUnits = 256, kMaxUnits = 16384;
     // Beyond this average length a row is streamed by a whole block instead of one warp.
     static constexpr int64_t kWarpRowSlots = 1024;
     // Vectors of a row whose valid bits are kept, for a row of a warp and of a block.

@@ -35,18 +35,19 @@ __device__ __forceinline__ RowExtent row_extent(const qae_layout& layout, int64_
 // The first row that has a slot at or after `position`, or is empty and stands there.
 __device__ __forceinline__ int64_t first_row_at(const qae_layout& layout, int64_t position) {
     if (layout.offsets == nullptr) return layout.width > 0 ? position / layout.width : 0;
-    int64_t low = 0, high = layout.num_rows;
+    // The first offset at or after the position is where the row begins, or the row before it ends.
+    int64_t low = 0, high = layout.num_rows, found = layout.num_slots;
     while (low < high) {
         const int64_t middle = low + (high - low) / 2;
-        const bool reaches = load(layout.offsets + middle + 1) > position ||
-                             load(layout.offsets + middle) >= position;
-        if (reaches) {
+        const int64_t offset = load(layout.offsets + middle);
+        if (offset >= position) {
             high = middle;
+            found = offset;
         } else {
             low = middle + 1;
         }
     }
-    return low;
+    return low > 0 && found > position ? low - 1 : low;
 }
 
 __host__ __device__ __forceinline__ int64_t ceil_div(int64_t a, int64_t b) {

@@ -202,7 +202,7 @@ const DTYPES: [(DType, bool); 3] = [
 
 const KINDS: [Kind; 3] = [Kind::Masked, Kind::Lengths, Kind::Packed];
 
-/// Where the ratio is above [`MOST`] so far: the fixed cost of a tile of 4,096 slots (its partial
+/// Where the ratio is above [`MOST`] so far: the fixed cost of a tile of 8,192 slots (its partial
 /// sums, its rows' rewards and, packed, the search for its first row) beside very few bytes of
 /// tokens. The number is the ratio that was measured, rounded up.
 fn known_excess(name: &str, traffic: &Traffic) -> Option<f64> {
@@ -215,12 +215,10 @@ fn known_excess(name: &str, traffic: &Traffic) -> Option<f64> {
         (false, true) => narrowed,
     };
     let measured = match (name, traffic.layout, untouched) {
-        ("dense", Kind::Packed, _) => of(1.0, 1.0, 1.025),
-        ("80 % inactive", Kind::Packed, false) => of(1.026, 1.031, 1.052),
-        ("80 % inactive", Kind::Packed, true) => of(1.058, 1.086, 1.115),
-        ("80 % inactive", Kind::Lengths, false) => of(1.0, 1.0, 1.025),
-        ("80 % inactive", Kind::Lengths, true) => of(1.034, 1.046, 1.067),
-        ("80 % inactive", Kind::Masked, true) => of(1.026, 1.036, 1.048),
+        ("80 % inactive", Kind::Packed, false) => of(1.0, 1.0, 1.031),
+        ("80 % inactive", Kind::Packed, true) => of(1.034, 1.051, 1.067),
+        ("80 % inactive", Kind::Lengths, true) => of(1.022, 1.031, 1.044),
+        ("80 % inactive", Kind::Masked, true) => of(1.0, 1.024, 1.033),
         ("means over responses", _, true) => of(1.028, 1.036, 1.049),
         _ => 1.0,
     };
