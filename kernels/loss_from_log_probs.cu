@@ -178,8 +178,7 @@ __device__ __forceinline__ void run_block(const LossLaunch& launch) {
     } else {
         compute_tile<Traits>(launch, unit, stages, warp_sums);
     }
-    // Each warp's sums are in place, and no longer needed by anything before.
-    __syncthreads();
+    // A barrier behind the last sums of each unit has put all warps' sums in place.
     if (unit < 0 || finish_unit(launch, unit, warp_sums)) finish_launch(launch, warp_sums);
 }
 

@@ -261,11 +261,7 @@ __device__ __forceinline__ RowPass team_total(const Team& team, const RowPass& p
 
 __device__ __forceinline__ RowTerms gspo_terms(const LossLaunch& launch, const RowPass& pass) {
     RowTerms row;
-    // Each token that the second pass counts adds this to the metrics. With a KL term that pass
-    // leaves out the tokens that are not finite, and the others stand for the whole sum.
-    const bool counts_all = launch.params.kl == QAE_KL_NONE || pass.num_nonfinite == pass.num_valid;
-    const unsigned num_counted = counts_all ? pass.num_valid : pass.num_valid - pass.num_nonfinite;
-    row.log_ratio = static_cast<float>(pass.log_ratio_sum / num_counted);
+    row.log_ratio = static_cast<float>(pass.log_ratio_sum / pass.num_valid);
     const float limit = launch.options.seq_log_ratio_max;
     row.ratio = expf(fminf(row.log_ratio, limit));
     row.gradient_ratio = row.log_ratio <= limit ? row.ratio : 0.0f;

@@ -160,7 +160,8 @@ struct PieceStream {
         if (extras.kl) sums.kl_loss += is_usable ? kl.value * piece.share : 0.0f;
         const bool counts = is_usable && (is_active || counts_all);
         if constexpr (Traits::kIsGspo) {
-            count(counts, row.usable, policy, row.log_ratio, row.ratio, advantage);
+            const float token_log_ratio = reads_ratio ? log_ratio : row.log_ratio;
+            count(counts, row.usable, policy, token_log_ratio, row.ratio, advantage);
         } else if (reads_ratio) {
             count(counts, true, policy, clamped, ratio, advantage);
         }

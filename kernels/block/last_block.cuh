@@ -7,7 +7,8 @@ namespace QAE_NAMESPACE {
 
 // True in all threads of the last of `expected` blocks to call with this ticket. What every block
 // wrote to global memory before is then visible to the last one through load_coherent. The ticket
-// is back at 0 afterwards, which makes the launch repeatable without clearing anything.
+// is back at 0 afterwards, which makes the launch repeatable without clearing anything. A flag
+// serves one ticket of a block: nothing keeps a second one from overwriting it too early.
 //
 // The first barrier is needed: without it thread 0 could announce the block while other threads
 // still write, and the last block would read half of a partial result.
@@ -21,8 +22,6 @@ __device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned expecte
     __syncthreads();
     const unsigned is_last = flag[0];
     if (is_last != 0) __threadfence();
-    // The flag may be reused for the next ticket only when all threads have read it.
-    __syncthreads();
     return is_last != 0;
 }
 

@@ -17,8 +17,10 @@ impl TokenBatch<'_> {
     /// - [`Error::Missing`] for an objective without `old_log_prob` or a KL term without
     ///   `ref_log_prob`.
     pub fn check(&self, config: &Config) -> Result<()> {
-        self.shape().check(config)?;
+        config.check()?;
+        // The shapes below take the offsets at their word.
         self.check_indices()?;
+        self.shape().check(config)?;
         for (field, tensor) in [
             ("old_log_prob", self.old_log_prob),
             ("ref_log_prob", self.ref_log_prob),

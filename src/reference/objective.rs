@@ -174,10 +174,16 @@ fn cispo(
 /// computed as σ(−x) because the difference loses every digit for large x.
 fn sapo(tau: f64, ratio: Ratio, advantage: f64) -> PolicyTerm {
     let x = tau * (ratio.value - 1.0);
-    let gradient = -4.0 * sigmoid(x) * sigmoid(-x) * ratio.value * advantage;
+    let slope = sigmoid(x) * sigmoid(-x);
+    let gradient = -4.0 * slope * ratio.value * advantage;
     PolicyTerm {
         loss: -4.0 / tau * sigmoid(x) * advantage,
-        gradient: if ratio.differentiable { gradient } else { 0.0 },
+        // Saturated, where a ratio that has overflowed would meet a slope of 0.
+        gradient: if ratio.differentiable && slope > 0.0 {
+            gradient
+        } else {
+            0.0
+        },
         ..PolicyTerm::default()
     }
 }

@@ -215,9 +215,13 @@ fn log_ratio_magnitude(case: &Case) -> f64 {
     ratios.filter(|ratio| ratio.is_finite()).sum()
 }
 
-/// Under GSPO the kernels do not read a token's log-ratio again: each counted token adds the mean of
-/// its response. That is the sum of the tokens' own, unless only some of a response are counted.
+/// Under GSPO without a KL term the kernels do not read a token's log-ratio again: each counted
+/// token adds the mean of its response. That is the sum of the tokens' own, unless only some of a
+/// response are counted.
 fn counts_parts_of_responses(case: &Case) -> bool {
+    if case.config.kl.is_some() {
+        return false;
+    }
     let slots = || {
         case.valid()
             .into_iter()

@@ -123,7 +123,7 @@ fn wrong_layouts() {
     for (batch, start) in [
         (padded(3, 3, 4, None), "row_stride"),
         (padded(3, 4, 3, None), "mask_row_stride"),
-        (padded(usize::MAX, 4, 4, None), "row_stride"),
+        (padded(usize::MAX, 4, 4, None), "num_rows"),
         (padded(3, usize::MAX, 4, None), "row_stride"),
         (
             padded(3, 5, 4, None),
