@@ -79,9 +79,10 @@ qae_result launch_advantages(const qae_advantages_params& params, void* stream) 
     // Enough blocks to fill any GPU; the rest of the groups is taken in strides.
     constexpr int64_t kMaxBlocks = 2048;
     const int64_t num_groups = params.groups.num_groups;
-    if (params.groups.max_group_size <= kMaxStagedGroup) {
+    if (params.groups.max_group_size <= kMaxStagedGroup || num_groups == 0) {
         const int64_t blocks = (num_groups + kBlockWarps - 1) / kBlockWarps;
-        const size_t shared = sizeof(float) * kBlockWarps * params.groups.max_group_size;
+        const int staged = num_groups == 0 ? 0 : params.groups.max_group_size;
+        const size_t shared = sizeof(float) * kBlockWarps * static_cast<size_t>(staged);
         return launch("advantages_by_warp", advantages_by_warp,
                       blocks < 1 ? 1 : blocks < kMaxBlocks ? blocks : kMaxBlocks, shared, stream,
                       params);
@@ -97,11 +98,11 @@ extern "C" uint64_t QAE_API(advantages_workspace_bytes)(const qae_advantages_par
 }
 
 extern "C" qae_result QAE_API(advantages)(const qae_advantages_params* params, void* stream) {
+    using namespace QAE_NAMESPACE;
     const qae_groups& groups = params->groups;
-    const bool has_pointers =
-        params->metrics != nullptr && params->workspace != nullptr &&
-        (groups.num_responses == 0 || (groups.rewards != nullptr && params->advantage != nullptr));
-    if (!has_pointers || groups.num_responses < 0 || groups.num_groups < 0) {
+    const bool has_pointers = params->metrics != nullptr && params->workspace != nullptr &&
+                              (groups.num_responses == 0 || params->advantage != nullptr);
+    if (!has_pointers || !is_valid_groups(groups) || !is_valid_options(params->options)) {
         return QAE_INVALID_ARGUMENT;
     }
     if (params->workspace_bytes < QAE_API(advantages_workspace_bytes)(params)) {

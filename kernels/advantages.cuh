@@ -20,6 +20,31 @@ __host__ __device__ __forceinline__ bool uses_quantile(const qae_advantage_optio
            options.baseline == QAE_BASELINE_QUANTILE_LINEAR;
 }
 
+inline bool in_range(int32_t value, int32_t last) { return value >= 0 && value <= last; }
+
+// What the host can see of the groups; the device's index tensors are the caller's word.
+inline bool is_valid_groups(const qae_groups& groups) {
+    if (groups.num_responses < 0 || groups.num_groups < 0 || groups.group_size < 0) return false;
+    if (groups.num_responses == 0 || groups.num_groups == 0) {
+        return groups.num_responses == 0 && groups.num_groups == 0;
+    }
+    const bool has_partition =
+        groups.group_size > 0
+            ? static_cast<int64_t>(groups.num_groups) * groups.group_size == groups.num_responses &&
+                  groups.max_group_size >= groups.group_size
+            : groups.offsets != nullptr && groups.group_of_response != nullptr;
+    return has_partition && groups.max_group_size >= 1 && groups.rewards != nullptr;
+}
+
+inline bool is_valid_options(const qae_advantage_options& options) {
+    const bool has_level = options.k > 0.0 && options.k < 1.0;
+    return in_range(options.baseline, QAE_BASELINE_QUANTILE_LINEAR) &&
+           in_range(options.scale, QAE_SCALE_STD_POPULATION) &&
+           in_range(options.singleton, QAE_SINGLETON_ZERO) &&
+           in_range(options.gate, QAE_GATE_NEGATIVE_MASK) &&
+           (has_level || (!uses_quantile(options) && options.gate == QAE_GATE_OFF));
+}
+
 struct GroupRange {
     int begin, size;  // positions in `order`
 };

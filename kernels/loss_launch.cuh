@@ -94,6 +94,15 @@ inline void plan_units(const qae_loss_from_log_probs_params& params, LossPlan& p
                by_block ? LossPolicy::kBlockSavedVectors : LossPolicy::kWarpSavedVectors));
 }
 
+// Units that the workspace has room for: no fewer for a larger batch, though a larger batch may have
+// larger, and so fewer, tiles. A workspace for the largest batch then serves the others.
+inline int64_t reserved_units(const qae_loss_from_log_probs_params& params) {
+    const qae_layout& layout = params.layout;
+    const int64_t tiles = min_of(ceil_div(layout.num_slots, LossPolicy::kMaxTile),
+                                 LossPolicy::kMaxUnits);
+    return max_of(max_of(tiles, LossPolicy::kTargetUnits), layout.num_rows);
+}
+
 // Hands out parts of the workspace, 256-byte aligned.
 struct WorkspaceCursor {
     char* base;
@@ -138,9 +147,10 @@ inline PlannedLaunch plan_launch(const qae_loss_from_log_probs_params& params) {
     WorkspaceCursor cursor = {static_cast<char*>(params.workspace), 0};
     plan.header = cursor.take<LossWorkspaceHeader>(1);
     char* const advantages_workspace = cursor.take<char>(1024);
-    plan.partials = cursor.take<Accumulator>(plan.num_units);
-    plan.span_partials = cursor.take<Accumulator>(plan.num_spans);
-    plan.continued_row = cursor.take<int32_t>(plan.num_units);
+    const int64_t reserved = max_of(plan.num_units, reserved_units(params));
+    plan.partials = cursor.take<Accumulator>(reserved);
+    plan.span_partials = cursor.take<Accumulator>(ceil_div(reserved, kMinSpanUnits));
+    plan.continued_row = cursor.take<int32_t>(reserved);
     plan.row_state = cursor.take<uint8_t>(params.layout.num_rows);
     if (two_launches) {
         qae_advantages_params& advantages = planned.advantages;
@@ -161,7 +171,13 @@ inline PlannedLaunch plan_launch(const qae_loss_from_log_probs_params& params) {
     return planned;
 }
 
-inline bool in_range(int32_t value, int32_t last) { return value >= 0 && value <= last; }
+inline bool has_valid_strides(const qae_layout& layout) {
+    return layout.row_stride >= layout.width && layout.gradient_row_stride >= layout.width &&
+           (layout.mask == nullptr || layout.mask_row_stride >= layout.width);
+}
+
+// Tokens are counted in 32 bits within a launch.
+constexpr int64_t kMaxSlots = 0xffffffff;
 
 // What the host can see of the arguments; the Rust layer names the field, this keeps memory safe.
 inline bool is_valid(const qae_loss_from_log_probs_params& params) {
@@ -173,9 +189,12 @@ inline bool is_valid(const qae_loss_from_log_probs_params& params) {
            in_range(params.dtype, QAE_F16) &&
            in_range(params.aggregation, QAE_SEQ_MEAN_TOKEN_SUM) &&
            in_range(params.advantage_source, QAE_ADVANTAGE_PER_TOKEN) &&
+           in_range(params.metrics_scope, QAE_METRICS_ALL) &&
+           in_range(params.inactive_gradient, QAE_INACTIVE_UNTOUCHED) &&
            (params.gradient_dtype == QAE_F32 || params.gradient_dtype == params.dtype) &&
            layout.num_rows >= 0 && layout.num_rows <= kMaxGrid && layout.width >= 0 &&
-           layout.width <= kMaxGrid && layout.num_slots >= 0 &&
+           layout.width <= kMaxGrid && layout.num_slots >= 0 && layout.num_slots <= kMaxSlots &&
+           (layout.offsets != nullptr || has_valid_strides(layout)) &&
            (layout.offsets != nullptr || layout.num_slots == layout.num_rows * layout.width) &&
            params.metrics != nullptr && params.workspace != nullptr &&
            is_aligned(params.workspace, 256) &&
@@ -183,8 +202,8 @@ inline bool is_valid(const qae_loss_from_log_probs_params& params) {
            (!has_tokens || !has_ratio || params.old_log_prob != nullptr) &&
            (!has_tokens || params.kl == QAE_KL_NONE || params.ref_log_prob != nullptr) &&
            (params.weight_per_response == 0 || params.importance_weight != nullptr) &&
-           (!from_rewards || params.groups.num_responses == 0 ||
-            params.groups.rewards != nullptr) &&
+           (!from_rewards || (is_valid_groups(params.groups) &&
+                              is_valid_options(params.advantage_options))) &&
            (from_rewards || !has_tokens || params.advantages != nullptr);
 }
 

@@ -121,7 +121,7 @@ typedef struct qae_advantages_params {
 typedef struct qae_layout {
     int64_t num_rows;
     int64_t width;               /* padded: slots per row; packed: 0 */
-    int64_t num_slots;           /* packed: slots in all rows; padded: num_rows * width */
+    int64_t num_slots;           /* packed: slots in all rows; padded: num_rows * width; < 2^32 */
     int64_t row_stride;          /* padded: elements from row to row of the token tensors */
     int64_t mask_row_stride;     /* the same of the mask */
     int64_t gradient_row_stride; /* the same of the gradient */
@@ -157,7 +157,9 @@ typedef struct qae_loss_metrics {
     uint64_t clipped_below;
     uint64_t dual_clipped;
     uint64_t nonfinite_tokens; /* left out of the loss */
-    uint64_t out_of_range;     /* rows whose index, offset or length is outside its tensor */
+    uint64_t out_of_range;     /* rows whose index, offset or length is outside its tensor; offsets
+                                  that decrease between rows access nothing outside either, but
+                                  then the counts of rows are unspecified */
     qae_group_metrics groups;
 } qae_loss_metrics;
 

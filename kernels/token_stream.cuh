@@ -64,9 +64,7 @@ __device__ __forceinline__ PolicyTerms policy_terms(const ObjectiveOptions& opti
     if constexpr (Traits::kObjective == QAE_OBJECTIVE_CLIP) {
         return clip_terms(options, ratio, gradient_ratio, advantage);
     } else if constexpr (Traits::kObjective == QAE_OBJECTIVE_GSPO) {
-        const PolicyTerms terms =
-            clip_terms(options, row.ratio, row.gradient_ratio, advantage);
-        return row.usable ? terms : PolicyTerms{0.0f, 0.0f, false, false};
+        return clip_terms(options, row.ratio, row.gradient_ratio, advantage);
     } else if constexpr (Traits::kObjective == QAE_OBJECTIVE_CISPO) {
         return cispo_terms(options, ratio, log_prob, advantage);
     } else if constexpr (Traits::kObjective == QAE_OBJECTIVE_SAPO) {
@@ -144,16 +142,20 @@ struct PieceStream {
         PolicyTerms policy = policy_terms<Traits>(launch.options, row, token.log_prob, ratio,
                                                   gradient_ratio, advantage);
         const float weight = extras.weights ? token.weight * piece.weight : piece.weight;
-        // A response that does not act takes nothing from its weight, finite or not.
-        policy.loss = is_active ? policy.loss * weight : 0.0f;
-        policy.gradient = is_active ? policy.gradient * weight : 0.0f;
-        // Finite exactly where everything that the token contributes is: one comparison for all.
-        float size = fabsf(log_ratio) + fabsf(policy.loss) + fabsf(policy.gradient);
+        // A token without a policy term takes nothing from its weight, finite or not.
+        const bool has_policy = is_active && (!Traits::kIsGspo || row.usable);
+        policy.loss = has_policy ? policy.loss * weight : 0.0f;
+        policy.gradient = has_policy ? policy.gradient * weight : 0.0f;
+        float gradient = policy.gradient * piece.coefficient;
+        // Finite where everything that the token contributes is: one comparison for all.
+        float size = fabsf(log_ratio) + fabsf(policy.loss);
         KlTerms kl = {0.0f, 0.0f};
         if (extras.kl) {
             kl = kl_terms(params.kl, params.kl_clamp != 0, token.log_prob, token.ref_log_prob);
-            size += fabsf(kl.value) + fabsf(kl.gradient);
+            gradient += kl.gradient * (params.kl_coef * piece.coefficient);
+            size += fabsf(kl.value);
         }
+        size += fabsf(gradient);
         const bool is_usable = is_valid && is_finite(size);
         sums.nonfinite_tokens += is_valid && !is_usable && (is_active || extras.kl);
         sums.pg_loss += is_usable ? policy.loss * piece.share : 0.0f;
@@ -165,8 +167,6 @@ struct PieceStream {
         } else if (reads_ratio) {
             count(counts, true, policy, clamped, ratio, advantage);
         }
-        float gradient = policy.gradient * piece.coefficient;
-        if (extras.kl) gradient += kl.gradient * (params.kl_coef * piece.coefficient);
         // Adding +0 keeps an exact zero from being negative.
         return is_usable ? gradient + 0.0f : 0.0f;
     }
@@ -183,9 +183,10 @@ struct PieceStream {
             sums.clipped_below += counted_ratio < launch.options.clip_min;
         } else if constexpr (Traits::kObjective != QAE_OBJECTIVE_SAPO &&
                              Traits::kObjective != QAE_OBJECTIVE_REINFORCE) {
-            sums.clipped_above += counts && policy.clipped && advantage > 0.0f;
-            sums.clipped_below += counts && policy.clipped && advantage < 0.0f;
-            sums.dual_clipped += counts && policy.dual_clipped;
+            const bool clipped = counts && has_ratio && policy.clipped;
+            sums.clipped_above += clipped && advantage > 0.0f;
+            sums.clipped_below += clipped && advantage < 0.0f;
+            sums.dual_clipped += counts && has_ratio && policy.dual_clipped;
         }
     }
 

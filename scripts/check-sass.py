@@ -34,8 +34,9 @@ WARPS_PER_SM = {8: 64, 9: 64, 10: 64, 12: 48}
 WARPS_PER_SM_MINOR = {86: 48, 89: 48}
 
 # Bulk copies move any multiple of 16 bytes, so they count as wide.
-WIDE_LOAD = re.compile(r"\bLDG(STS)?\.[\w.]*\b(128|256)\b|\bUBLKCP\.S\.G\b")
-WIDE_STORE = re.compile(r"\bSTG\.[\w.]*\b(128|256)\b|\bUBLKCP\.G\.S\b")
+# Token streams carry the evict-first hint (EF); other wide loads, such as partial sums, do not count.
+WIDE_LOAD = re.compile(r"\bLDG(STS)?\.E\.EF\.[\w.]*\b(128|256)\b|\bUBLKCP\.S\.G\b")
+WIDE_STORE = re.compile(r"\bSTG\.E\.EF\.[\w.]*\b(128|256)\b|\bUBLKCP\.G\.S\b")
 LOAD = re.compile(r"\bLDG(STS)?\b|\bUBLKCP\.S\.G\b")
 STORE = re.compile(r"\bSTG\b|\bUBLKCP\.G\.S\b")
 LOCAL = re.compile(r"\b(LDL|STL)\b")

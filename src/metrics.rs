@@ -40,7 +40,7 @@ pub struct Metrics {
     pub kl_loss: f64,
     /// Over the groups of the global batch; all 0 where advantages were given.
     pub groups: GroupMetrics,
-    /// Local responses with a positive advantage (its first token's, if given per token).
+    /// Local responses with a positive advantage; 0 if advantages are given per token.
     pub positive: u64,
     /// Local responses with an advantage of exactly 0.
     pub zero: u64,

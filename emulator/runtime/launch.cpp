@@ -52,7 +52,7 @@ std::string broken_limit(const LaunchRequest& request) {
         return "a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
                std::to_string(grid.z) + " blocks";
     }
-    constexpr size_t shared_limit = size_t{227} << 10;
+    constexpr size_t shared_limit = size_t{99} << 10;
     if (request.dynamic_shared_bytes > shared_limit) {
         return std::to_string(request.dynamic_shared_bytes) + " bytes of dynamic shared memory";
     }

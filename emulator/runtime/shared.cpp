@@ -13,7 +13,7 @@ namespace qae_emulator {
 namespace {
 
 constexpr size_t kStaticLimit = size_t{48} << 10;
-constexpr size_t kSharedLimit = size_t{227} << 10;
+constexpr size_t kSharedLimit = size_t{99} << 10;
 
 // A record: stamp, an atomic flag and the accessor, from the highest bits down.
 constexpr uint64_t kAccessorMask = 0x7ff;

@@ -86,12 +86,12 @@ impl<T: Pod> Buffer<T> {
         self.start.as_ptr().cast()
     }
 
-    /// Overwrites all elements.
+    /// Overwrites the leading elements.
     ///
     /// # Panics
-    /// Where `values` has another length.
+    /// Where there are more `values` than elements.
     pub fn write(&mut self, values: &[T]) {
-        assert_eq!(values.len(), self.len, "values for `{}`", self.label);
+        assert!(values.len() <= self.len, "values for `{}`", self.label);
         let bytes: &[u8] = bytemuck::cast_slice(values);
         // SAFETY: the buffer and its shadow have as many bytes, and no kernel runs while the
         // device, which stays on this OS thread, is here.

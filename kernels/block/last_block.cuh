@@ -18,11 +18,11 @@ __device__ __forceinline__ bool is_last_block(unsigned* ticket, unsigned expecte
     if (threadIdx.x == 0) {
         __threadfence();
         flag[0] = atomicInc(ticket, expected - 1) == expected - 1 ? 1u : 0u;
+        // Behind the ticket and before the barrier, so that it orders the reads of all threads.
+        __threadfence();
     }
     __syncthreads();
-    const unsigned is_last = flag[0];
-    if (is_last != 0) __threadfence();
-    return is_last != 0;
+    return flag[0] != 0;
 }
 
 }  // namespace QAE_NAMESPACE

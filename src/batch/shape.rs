@@ -116,6 +116,7 @@ impl LayoutShape {
     /// [`Error::Invalid`] names the first that is not.
     pub fn check(&self) -> Result<()> {
         at_most_i32("num_rows", self.num_rows())?;
+        self.check_slots()?;
         let Self::Padded {
             width,
             row_stride,
@@ -130,6 +131,24 @@ impl LayoutShape {
         self.check_stride("row_stride", row_stride)?;
         self.check_stride("mask_row_stride", mask_row_stride)?;
         lengths.map_or(Ok(()), |lengths| self.expect_rows("lengths", lengths))
+    }
+
+    /// Counts of tokens within a launch have 32 bits.
+    fn check_slots(&self) -> Result<()> {
+        let num_slots = match *self {
+            Self::Padded {
+                num_rows, width, ..
+            } => num_rows.checked_mul(width),
+            Self::Packed { num_slots, .. } => Some(num_slots),
+        };
+        match num_slots {
+            Some(slots) if u32::try_from(slots).is_ok() => Ok(()),
+            _ => Err(Error::invalid(
+                "num_rows x width, or the last offset",
+                "at most 4294967295 slots",
+                num_slots.map_or("more than 2^64".to_string(), |slots| slots.to_string()),
+            )),
+        }
     }
 
     /// Whether rows of a padded tensor with this stride neither overlap nor reach too far.

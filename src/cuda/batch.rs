@@ -10,7 +10,9 @@ use crate::params::{AdvantageBuffers, Buffer, LayoutBuffers, TokenBuffers, Weigh
 /// Where the tokens of row i stand (see [`crate::Layout`]).
 ///
 /// The host cannot see the values of `lengths` and `offsets`: a row that they place outside of its
-/// tensor is inactive and counted in [`crate::Metrics::out_of_range`].
+/// tensor is inactive and counted in [`crate::Metrics::out_of_range`]. Offsets must not decrease from
+/// row to row: nothing outside the tensors is accessed then either, but which rows count as active
+/// is unspecified.
 #[derive(Debug)]
 pub enum DeviceLayout<'a> {
     /// \[num_rows, width\] with every slot a token, unless the mask says otherwise.

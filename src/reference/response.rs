@@ -198,8 +198,10 @@ impl<'a> Response<'a> {
         }
         let ratio = self.ratio(log_ratio);
         let policy = policy_term(&config.objective, ratio, log_prob, advantage);
-        // Selected, not multiplied: without advantage no ratio and no weight leaves a trace.
-        let (policy_loss, policy_gradient) = if advantage == 0.0 {
+        // Selected, not multiplied: without advantage, or without GSPO's ratio of the response, no
+        // ratio and no weight leaves a trace.
+        let has_policy = advantage != 0.0 && (ratio.is_some() || !self.is_gspo());
+        let (policy_loss, policy_gradient) = if !has_policy {
             (0.0, 0.0)
         } else {
             let weight = self.importance_weight(t);
@@ -220,6 +222,10 @@ impl<'a> Response<'a> {
             kl,
             derivative: policy_gradient + kl_coef * kl_gradient,
         })
+    }
+
+    fn is_gspo(&self) -> bool {
+        matches!(self.call.config.objective, Objective::Gspo { .. })
     }
 
     /// ρ of a token, or of the response under GSPO.

@@ -69,6 +69,7 @@ pub fn cases() -> Vec<Case> {
     let mut list = List::default();
     let made = [
         advantage_cases,
+        variant_cases,
         objective_cases,
         tensor_cases,
         source_cases,
@@ -159,6 +160,30 @@ fn kls() -> [(&'static str, Option<Kl>); 5] {
         ("k3", kl(KlEstimator::K3, false)),
         ("k3-clamped", kl(KlEstimator::K3, true)),
     ]
+}
+
+/// Every instance of the kernels: objective x extra tensors or none x f32 or 16 bits x tiles (token
+/// mean) or whole rows (the mean over a masked response; GSPO always).
+fn variant_cases(list: &mut List) -> Result<()> {
+    for (objective_name, objective) in objectives() {
+        for (kl_name, kl) in [kls()[0], kls()[1]] {
+            for (dtype_name, dtype) in [DTYPES[0], DTYPES[1]] {
+                for (aggregation_name, aggregation) in [AGGREGATIONS[0], AGGREGATIONS[1]] {
+                    let config = Config {
+                        objective,
+                        kl,
+                        aggregation,
+                        ..Config::default()
+                    };
+                    let name = format!(
+                        "variant {objective_name} {kl_name} {dtype_name} {aggregation_name}"
+                    );
+                    list.add(name, Description { dtype, ..PLAIN }, config)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Objectives x KL terms; aggregations, weights, layouts and dtypes take turns.

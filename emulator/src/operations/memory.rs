@@ -14,6 +14,9 @@ use super::{DeviceIndices, EmulatorBackend, Result, failed, whole};
 use crate::launchers;
 use crate::{Buffer, Device, Trace};
 
+/// Bytes of a workspace that have to be zero: tickets and counters of both launches.
+const WORKSPACE_HEAD: usize = 16640 + 1024;
+
 /// A device and the buffers whose only use is to stay alive during the launches.
 pub(super) struct Memory {
     pub(super) device: Device,
@@ -62,11 +65,14 @@ impl Memory {
         }
     }
 
-    /// Zeroed, as a caller of the launchers has to.
+    /// Zeroed in its head only: what lies behind must be written before it is read.
     pub(super) fn workspace(&self, bytes: u64) -> Result<u64> {
-        Ok(self
-            .upload(&vec![0_u8; bytes as usize], "workspace", 0)?
-            .address)
+        let mut buffer = self.alloc::<u8>(bytes as usize, "workspace")?;
+        let head = WORKSPACE_HEAD.min(buffer.len());
+        buffer.write(&vec![0; head]);
+        let address = buffer.address();
+        self.kept.borrow_mut().push(Box::new(buffer));
+        Ok(address)
     }
 
     pub(super) fn upload_batch<'a>(
