@@ -17,7 +17,7 @@ use super::upload::{Owned, UploadedBatch};
 use super::workspace::Workspace;
 use crate::backend::{Backend, LossOutput, Run};
 use crate::batch::{Advantages, DType, TokenBatch};
-use crate::config::{AdvantageConfig, Aggregation, Config, Normalizer};
+use crate::config::{AdvantageConfig, Aggregation, Config, InactiveGradient, Normalizer};
 use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::reference::AdvantageOutput;
@@ -75,10 +75,10 @@ impl CudaBackend {
         let stream = &self.stream;
         let device_rewards = Owned::upload(stream, rewards)?;
         let device_groups = DeviceGroups::upload(stream, groups.clone())?;
-        let mut baseline = Owned::<f32>::zeros(stream, rewards.len())?;
-        let mut advantage = Owned::<f32>::zeros(stream, rewards.len())?;
+        let mut baseline = Owned::upload(stream, &vec![f32::NAN; rewards.len()])?;
+        let mut advantage = Owned::upload(stream, &vec![f32::NAN; rewards.len()])?;
         let mut active = Owned::<i32>::zeros(stream, rewards.len())?;
-        let mut active_count = Owned::<i32>::zeros(stream, 1)?;
+        let mut active_count = Owned::upload(stream, &[-1])?;
         let mut metrics = DeviceGroupMetrics::new(stream)?;
         let mut workspace = Workspace::new(stream, advantages_workspace_bytes())?;
         let mut outputs = AdvantageOutputs {
@@ -107,7 +107,7 @@ impl CudaBackend {
 
     fn run<G>(&self, batch: &TokenBatch<'_>, config: &Config) -> Result<(LossOutput, f64)>
     where
-        G: DeviceRepr + ValidAsZeroBits + Copy + Into<f64>,
+        G: GradientElement,
         for<'a> DeviceTensorMut<'a>: From<DeviceSliceMut<'a, G>>,
     {
         let stream = &self.stream;
@@ -157,6 +157,38 @@ impl Backend for CudaBackend {
     }
 }
 
+/// An element type of the gradient.
+trait GradientElement: DeviceRepr + ValidAsZeroBits + Copy + Into<f64> {
+    const NAN: Self;
+    const ZERO: Self;
+}
+
+impl GradientElement for f32 {
+    const NAN: Self = f32::NAN;
+    const ZERO: Self = 0.0;
+}
+
+impl GradientElement for bf16 {
+    const NAN: Self = bf16::NAN;
+    const ZERO: Self = bf16::ZERO;
+}
+
+impl GradientElement for f16 {
+    const NAN: Self = f16::NAN;
+    const ZERO: Self = f16::ZERO;
+}
+
+fn poisoned_gradient<G: GradientElement>(batch: &TokenBatch<'_>, config: &Config) -> Vec<G> {
+    let mut gradient = vec![G::ZERO; batch.log_prob.len()];
+    if config.inactive_gradient == InactiveGradient::ZeroFill {
+        for row in 0..batch.layout.num_rows() {
+            let slots = batch.layout.row(row);
+            gradient[slots.start..slots.start + slots.num_slots].fill(G::NAN);
+        }
+    }
+    gradient
+}
+
 /// Everything that a run writes, with a gradient of type `G`.
 struct OutputMemory<G> {
     gradient: Owned<G>,
@@ -173,10 +205,11 @@ struct OutputMemory<G> {
 
 impl<G> OutputMemory<G>
 where
-    G: DeviceRepr + ValidAsZeroBits + Copy + Into<f64>,
+    G: GradientElement,
     for<'a> DeviceTensorMut<'a>: From<DeviceSliceMut<'a, G>>,
 {
-    /// The gradient starts at 0, which slots that are not written keep.
+    /// What has to be written starts as NaN, so that a slot that a kernel forgot shows; what may be
+    /// left alone (gaps between rows, all of it under `Untouched`) starts at 0 and stays.
     fn new(
         stream: &Stream,
         host: &TokenBatch<'_>,
@@ -189,18 +222,18 @@ where
         };
         let per_response = || {
             num_responses
-                .map(|len| Owned::zeros(stream, len))
+                .map(|len| Owned::upload(stream, &vec![f32::NAN; len]))
                 .transpose()
         };
         let bytes = loss_from_log_probs_workspace_bytes(stream, batch, config)?;
         Ok(Self {
-            gradient: Owned::zeros(stream, host.log_prob.len())?,
+            gradient: Owned::upload(stream, &poisoned_gradient(host, config))?,
             baseline: per_response()?,
             advantage: per_response()?,
             active_rows: Owned::zeros(stream, host.layout.num_rows())?,
-            active_count: Owned::zeros(stream, 1)?,
-            num_tokens: Owned::zeros(stream, 1)?,
-            num_rows: Owned::zeros(stream, 1)?,
+            active_count: Owned::upload(stream, &[-1])?,
+            num_tokens: Owned::upload(stream, &[f64::NAN])?,
+            num_rows: Owned::upload(stream, &[f64::NAN])?,
             metrics: DeviceMetrics::new(stream)?,
             workspace: Workspace::new(stream, bytes)?,
             count_workspace: Workspace::new(stream, token_counts_workspace_bytes())?,
