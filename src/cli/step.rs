@@ -24,7 +24,22 @@ pub fn step(args: &StepArgs, candidates: &[Candidate]) -> Result<String> {
     })
 }
 
+/// An output that replaced one of the inputs would lose it.
+fn check_out(args: &StepArgs) -> Result<()> {
+    let Some(out) = args.out.as_ref().and_then(|out| out.canonicalize().ok()) else {
+        return Ok(());
+    };
+    for input in std::iter::once(&args.case).chain(&args.config) {
+        if input.canonicalize().is_ok_and(|input| input == out) {
+            let expected = "another file than the inputs";
+            return Err(Error::invalid("--out", expected, input.display()));
+        }
+    }
+    Ok(())
+}
+
 fn report(args: &StepArgs, candidates: &[Candidate]) -> Result<Report> {
+    check_out(args)?;
     let case = Case::read(&args.case)?;
     let mut overrides = ConfigFile::default();
     if let Some(path) = &args.config {

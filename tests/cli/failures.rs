@@ -162,6 +162,22 @@ fn a_failure_leaves_no_file_and_touches_none() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
 }
 
+#[test]
+fn an_output_never_replaces_an_input() {
+    let directory = TempDir::new().unwrap();
+    let case = directory.path().join("case.safetensors");
+    fs::copy(CASE, &case).unwrap();
+    let indirect = directory
+        .path()
+        .join("../")
+        .join(directory.path().file_name().unwrap());
+    for out in [case.clone(), indirect.join("case.safetensors")] {
+        let message = fail(&["step", text(&case), "--out", text(&out)]);
+        assert!(message.contains("--out"), "{message}");
+    }
+    assert_eq!(fs::read(&case).unwrap(), fs::read(CASE).unwrap());
+}
+
 #[cfg(unix)]
 #[test]
 fn a_read_only_directory_is_an_error() {
