@@ -286,7 +286,7 @@ def report_faults(faulty, summary):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("library", nargs="?", type=pathlib.Path, help="default: compile them")
+    parser.add_argument("archive", nargs="?", type=pathlib.Path, help="default: compile them")
     parser.add_argument("--architectures", help='such as "80 90a"; default: all')
     parser.add_argument("--summary", action="store_true", help="worst case per kernel template")
     options = parser.parse_args()
@@ -295,12 +295,12 @@ def main():
     spills = {}
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
-        if options.library is None:
+        if options.archive is None:
             cubins, spills = compile_cubins(wanted or build_list("ARCHITECTURES"), directory)
-        elif options.library.is_file():
-            cubins = extract_cubins(options.library, directory)
+        elif options.archive.is_file():
+            cubins = extract_cubins(options.archive, directory)
         else:
-            fail(f"{options.library} is not a file")
+            fail(f"{options.archive} is not a file")
         if wanted:
             cubins = [cubin for cubin in cubins if cubin[0] in wanted]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
