@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An advantage this small counts as zero (the golden cases' rule).
 const ZERO_ADVANTAGE: f64 = 1e-9;
@@ -166,8 +166,37 @@ fn serialize(
     safetensors::serialize(views, Some(metadata))
 }
 
+/// The file that `path` names, through symbolic links, with its permissions if it is there already.
+/// Renaming onto a device, a pipe or a link would replace it, so only an ordinary file that may be
+/// written is one to replace.
+fn target_of(path: &Path) -> std::io::Result<(PathBuf, Option<std::fs::Permissions>)> {
+    let refuse = |found: &str| {
+        let message = format!("expected a new name or a file that may be replaced, found {found}");
+        Err(std::io::Error::other(message))
+    };
+    match std::fs::symlink_metadata(path) {
+        Err(_) => return Ok((path.to_path_buf(), None)),
+        Ok(entry) if entry.is_symlink() && !path.exists() => return refuse("a link to nothing"),
+        Ok(_) => {}
+    }
+    let target = path.canonicalize()?;
+    let metadata = std::fs::metadata(&target)?;
+    if metadata.is_dir() {
+        return refuse("a directory");
+    }
+    if !metadata.is_file() {
+        return refuse("a device or a pipe");
+    }
+    if metadata.permissions().readonly() {
+        return refuse("a read-only file");
+    }
+    Ok((target, Some(metadata.permissions())))
+}
+
 /// A reader never sees a part of the file: it appears under its name once it is complete.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let (path, permissions) = target_of(path)?;
+    let path = path.as_path();
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -185,6 +214,9 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     }
     let mut file = builder.tempfile_in(directory)?;
     file.write_all(bytes)?;
+    if let Some(permissions) = permissions {
+        file.as_file().set_permissions(permissions)?;
+    }
     file.persist(path)?;
     Ok(())
 }

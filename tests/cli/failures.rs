@@ -180,6 +180,36 @@ fn an_output_never_replaces_an_input() {
 
 #[cfg(unix)]
 #[test]
+fn an_output_replaces_ordinary_files_only() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let pipe = path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    fail(&["step", CASE, "--out", text(&pipe)]);
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+
+    let locked = path("locked");
+    fs::write(&locked, "precious").unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o444)).unwrap();
+    fail(&["step", CASE, "--out", text(&locked)]);
+    assert_eq!(fs::read_to_string(&locked).unwrap(), "precious");
+
+    let (link, target) = (path("link"), path("target"));
+    symlink(&target, &link).unwrap();
+    fail(&["step", CASE, "--out", text(&link)]);
+    fs::write(&target, "").unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).unwrap();
+    succeed(&["step", CASE, "--out", text(&link)]);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    let written = fs::metadata(&target).unwrap();
+    assert!(written.len() > 1000);
+    assert_eq!(written.permissions().mode() & 0o777, 0o640);
+}
+
+#[cfg(unix)]
+#[test]
 fn a_read_only_directory_is_an_error() {
     use std::os::unix::fs::PermissionsExt;
     let directory = TempDir::new().unwrap();
