@@ -84,8 +84,10 @@ qae_result launch_advantages(const qae_advantages_params& params, void* stream) 
         const int staged = num_groups == 0 ? 0 : params.groups.max_group_size;
         const size_t shared = sizeof(float) * kBlockWarps * static_cast<size_t>(staged);
         return launch("advantages_by_warp", advantages_by_warp,
-                      blocks < 1 ? 1 : blocks < kMaxBlocks ? blocks : kMaxBlocks, shared, stream,
-                      params);
+                      blocks < 1            ? 1
+                      : blocks < kMaxBlocks ? blocks
+                                            : kMaxBlocks,
+                      shared, stream, params);
     }
     return launch("advantages_by_block", advantages_by_block,
                   num_groups < kMaxBlocks ? num_groups : kMaxBlocks, 0, stream, params);

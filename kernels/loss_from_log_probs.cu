@@ -89,7 +89,8 @@ __device__ __forceinline__ void publish_groups(const LossLaunch& launch, unsigne
         params.advantage_source == QAE_ADVANTAGE_FROM_REWARDS ? params.groups.num_groups : 0;
     publish_group_counts(launch.plan.header->group_counters, num_groups, groups);
     if (params.advantage_source == QAE_ADVANTAGE_FROM_REWARDS) return;
-    const unsigned long long left_out = load_coherent(&launch.plan.header->nonfinite_advantages) + of_tokens;
+    const unsigned long long left_out =
+        load_coherent(&launch.plan.header->nonfinite_advantages) + of_tokens;
     store(reinterpret_cast<unsigned long long*>(&groups->nonfinite_rewards), left_out);
 }
 
@@ -109,13 +110,19 @@ __device__ __noinline__ void publish(const LossLaunch& launch, const RowCounts r
     const unsigned long long num_rows = static_cast<unsigned long long>(params.layout.num_rows);
     // Advantages per token have no sign per row: what is not active is zero.
     const bool per_token = params.advantage_source == QAE_ADVANTAGE_PER_TOKEN;
-    const unsigned long long zero = num_rows - (per_token ? rows.active : rows.positive + rows.negative);
-    const unsigned long long counts[11] = {rows.positive,       zero,
-                                 rows.negative,       rows.active,
-                                 total.tokens,        total.active_tokens,
-                                 total.clipped_above, total.clipped_below,
-                                 total.dual_clipped,  total.nonfinite_tokens,
-                                 load_coherent(&launch.plan.header->out_of_range)};
+    const unsigned long long zero =
+        num_rows - (per_token ? rows.active : rows.positive + rows.negative);
+    const unsigned long long counts[11] = {rows.positive,
+                                           zero,
+                                           rows.negative,
+                                           rows.active,
+                                           total.tokens,
+                                           total.active_tokens,
+                                           total.clipped_above,
+                                           total.clipped_below,
+                                           total.dual_clipped,
+                                           total.nonfinite_tokens,
+                                           load_coherent(&launch.plan.header->out_of_range)};
     double* const float_fields = &params.metrics->loss;
     unsigned long long* const count_fields =
         reinterpret_cast<unsigned long long*>(&params.metrics->positive);

@@ -77,16 +77,16 @@ struct LossLaunch {
 
 // A row, or the part of it that lies in a tile, as the threads that stream it see it.
 struct RowPiece {
-    int64_t start;           // first slot in the token tensors
+    int64_t start;  // first slot in the token tensors
     int64_t mask_start;
     int64_t gradient_start;
     int32_t num_slots;
-    int32_t num_valid;       // leading slots that can be valid
-    float share;             // of a token in the aggregated loss, before the normalizer
-    float advantage;         // 1 where advantages are given per token
-    float coefficient;       // share * normalizer * gradient scale
-    float weight;            // of the response
-    int32_t row;             // -1 behind the last piece of a batch
+    int32_t num_valid;  // leading slots that can be valid
+    float share;        // of a token in the aggregated loss, before the normalizer
+    float advantage;    // 1 where advantages are given per token
+    float coefficient;  // share * normalizer * gradient scale
+    float weight;       // of the response
+    int32_t row;        // -1 behind the last piece of a batch
     int32_t flags;
 };
 constexpr int kPieceOwnsRow = 1;  // it holds the row's first slot, or the row has none

@@ -46,14 +46,13 @@ inline bool is_aligned(const void* pointer, int64_t bytes) {
 inline bool is_vectorizable(const qae_loss_from_log_probs_params& params) {
     const qae_layout& layout = params.layout;
     const int64_t vector = vector_elements(params);
-    const void* const pointers[] = {params.log_prob,
-                                    params.old_log_prob,
-                                    params.ref_log_prob,
-                                    params.weight_per_response ? nullptr : params.importance_weight,
-                                    params.advantage_source == QAE_ADVANTAGE_PER_TOKEN
-                                        ? params.advantages
-                                        : nullptr,
-                                    params.d_log_prob};
+    const void* const pointers[] = {
+        params.log_prob,
+        params.old_log_prob,
+        params.ref_log_prob,
+        params.weight_per_response ? nullptr : params.importance_weight,
+        params.advantage_source == QAE_ADVANTAGE_PER_TOKEN ? params.advantages : nullptr,
+        params.d_log_prob};
     for (const void* pointer : pointers) {
         if (!is_aligned(pointer, 16)) return false;
     }
@@ -85,8 +84,7 @@ inline void plan_units(const qae_loss_from_log_probs_params& params, LossPlan& p
     const int64_t teams = kBlockWarps / plan.team_warps;
     const int64_t filling = layout.num_rows / LossPolicy::kTargetUnits;
     const int64_t rows = min_of(filling, LossPolicy::kMaxTile / max_of(1, average));
-    plan.rows_per_unit =
-        static_cast<int32_t>(clamp_of(rows / teams * teams, teams, kRowsPerBatch));
+    plan.rows_per_unit = static_cast<int32_t>(clamp_of(rows / teams * teams, teams, kRowsPerBatch));
     plan.num_units = max_of(1, ceil_div(layout.num_rows, plan.rows_per_unit));
     const int64_t longest = layout.offsets != nullptr ? layout.num_slots : layout.width;
     plan.saved_vectors = static_cast<int32_t>(
@@ -98,8 +96,8 @@ inline void plan_units(const qae_loss_from_log_probs_params& params, LossPlan& p
 // larger, and so fewer, tiles. A workspace for the largest batch then serves the others.
 inline int64_t reserved_units(const qae_loss_from_log_probs_params& params) {
     const qae_layout& layout = params.layout;
-    const int64_t tiles = min_of(ceil_div(layout.num_slots, LossPolicy::kMaxTile),
-                                 LossPolicy::kMaxUnits);
+    const int64_t tiles =
+        min_of(ceil_div(layout.num_slots, LossPolicy::kMaxTile), LossPolicy::kMaxUnits);
     return max_of(max_of(tiles, LossPolicy::kTargetUnits), layout.num_rows);
 }
 
@@ -123,9 +121,9 @@ struct PlannedLaunch {
 };
 
 inline ObjectiveOptions objective_options(const qae_loss_from_log_probs_params& params) {
-    return {params.clip_min,        params.clip_max,          params.dual_clip,
-            params.ratio_cap,       params.log_ratio_clamp,   params.seq_log_ratio_max,
-            params.tau_positive,    params.tau_negative};
+    return {params.clip_min,     params.clip_max,        params.dual_clip,
+            params.ratio_cap,    params.log_ratio_clamp, params.seq_log_ratio_max,
+            params.tau_positive, params.tau_negative};
 }
 
 inline PlannedLaunch plan_launch(const qae_loss_from_log_probs_params& params) {
@@ -140,8 +138,8 @@ inline PlannedLaunch plan_launch(const qae_loss_from_log_probs_params& params) {
     const bool from_rewards = params.advantage_source == QAE_ADVANTAGE_FROM_REWARDS;
     const bool two_launches = needs_advantages_launch(params);
     if (from_rewards && !two_launches) {
-        plan.group_blocks = static_cast<int32_t>(min_of(
-            ceil_div(params.groups.num_groups, kBlockWarps), LossPolicy::kMaxGroupBlocks));
+        plan.group_blocks = static_cast<int32_t>(
+            min_of(ceil_div(params.groups.num_groups, kBlockWarps), LossPolicy::kMaxGroupBlocks));
         plan.stage_floats = static_cast<int32_t>(ceil_div(params.groups.max_group_size, 4) * 4);
     }
     WorkspaceCursor cursor = {static_cast<char*>(params.workspace), 0};
@@ -202,8 +200,8 @@ inline bool is_valid(const qae_loss_from_log_probs_params& params) {
            (!has_tokens || !has_ratio || params.old_log_prob != nullptr) &&
            (!has_tokens || params.kl == QAE_KL_NONE || params.ref_log_prob != nullptr) &&
            (params.weight_per_response == 0 || params.importance_weight != nullptr) &&
-           (!from_rewards || (is_valid_groups(params.groups) &&
-                              is_valid_options(params.advantage_options))) &&
+           (!from_rewards ||
+            (is_valid_groups(params.groups) && is_valid_options(params.advantage_options))) &&
            (from_rewards || !has_tokens || params.advantages != nullptr);
 }
 

@@ -53,22 +53,24 @@ __device__ __forceinline__ RowPiece describe_piece(const LossLaunch& launch, int
     const int64_t num_valid = extent.num_valid - skipped;
     const bool is_packed = layout.offsets != nullptr;
     const bool owns_row = extent.position >= range.begin;
-    count_left_out(&launch.plan.header->out_of_range, owns_row && (extent.out_of_range || too_long));
+    count_left_out(&launch.plan.header->out_of_range,
+                   owns_row && (extent.out_of_range || too_long));
 
     RowPiece piece;
     piece.start = is_packed ? first : row * layout.row_stride + skipped;
     piece.mask_start = is_packed ? first : row * layout.mask_row_stride + skipped;
     piece.gradient_start = is_packed ? first : row * layout.gradient_row_stride + skipped;
     piece.num_slots = static_cast<int32_t>(num_slots);
-    piece.num_valid = static_cast<int32_t>(
-        num_valid < 0 ? 0 : num_valid < num_slots ? num_valid : num_slots);
+    piece.num_valid = static_cast<int32_t>(num_valid < 0           ? 0
+                                           : num_valid < num_slots ? num_valid
+                                                                   : num_slots);
     piece.row = static_cast<int32_t>(row);
     piece.advantage = row_advantage(launch, row, stage, owns_row);
     const bool acts = piece.advantage != 0.0f || params.kl != QAE_KL_NONE;
     const bool reads = (acts || params.metrics_scope == QAE_METRICS_ALL) && piece.num_valid > 0;
     const bool writes = acts || params.inactive_gradient == QAE_INACTIVE_ZERO_FILL;
-    piece.flags = (owns_row ? kPieceOwnsRow : 0) | (reads ? kPieceReads : 0) |
-                  (writes ? kPieceWrites : 0);
+    piece.flags =
+        (owns_row ? kPieceOwnsRow : 0) | (reads ? kPieceReads : 0) | (writes ? kPieceWrites : 0);
     piece.weight = 1.0f;
     if (params.weight_per_response != 0 && reads) {
         piece.weight = load_uniform(params.importance_weight + row);
@@ -112,8 +114,8 @@ __device__ __forceinline__ unsigned sign_state(const LossLaunch& launch, float a
 
 // What became of the rows of a batch, a thread each.
 __device__ __forceinline__ void record_batch(const LossLaunch& launch, int64_t unit, int num_pieces,
-                                          SharedPointer<RowPiece> pieces,
-                                          SharedPointer<unsigned> active) {
+                                             SharedPointer<RowPiece> pieces,
+                                             SharedPointer<unsigned> active) {
     for (int i = static_cast<int>(threadIdx.x); i < num_pieces; i += kBlockThreads) {
         const RowPiece piece = pieces[i];
         const bool is_active = active[i] != 0;
@@ -241,10 +243,10 @@ __device__ __forceinline__ RowPass scan_row(const LossLaunch& launch, const RowP
         if (!needs_ratio) continue;
         const int64_t index = piece.start + slot;
         float sum = 0.0f;
-        pass.add(widen(load_streaming(static_cast<const T*>(params.log_prob) + index), is_bf16) -
-                     widen(load_streaming(static_cast<const T*>(params.old_log_prob) + index),
-                           is_bf16),
-                 sum);
+        pass.add(
+            widen(load_streaming(static_cast<const T*>(params.log_prob) + index), is_bf16) -
+                widen(load_streaming(static_cast<const T*>(params.old_log_prob) + index), is_bf16),
+            sum);
         pass.log_ratio_sum += static_cast<double>(sum);
     }
     return pass;
@@ -282,8 +284,8 @@ __device__ __forceinline__ bool compute_row(const LossLaunch& launch, RowPiece& 
     const bool saves = piece.num_slots / Traits::kVector <= plan.saved_vectors;
     const bool reads = (piece.flags & kPieceReads) != 0;
     const bool scans = reads && (Traits::kIsGspo || params.layout.mask != nullptr);
-    const bool needs_ratio = Traits::kIsGspo && (piece.advantage != 0.0f ||
-                                                 params.metrics_scope == QAE_METRICS_ALL);
+    const bool needs_ratio =
+        Traits::kIsGspo && (piece.advantage != 0.0f || params.metrics_scope == QAE_METRICS_ALL);
     RowTerms terms = {};
     unsigned num_nonfinite = 0;
     if (scans) {
@@ -321,9 +323,8 @@ __device__ __forceinline__ void compute_rows(const LossLaunch& launch, int64_t u
     const LossPlan& plan = launch.plan;
     const int64_t first_row = unit * plan.rows_per_unit;
     const int64_t num_rows = launch.params.layout.num_rows;
-    const int64_t end_row = first_row + plan.rows_per_unit < num_rows
-                                ? first_row + plan.rows_per_unit
-                                : num_rows;
+    const int64_t end_row =
+        first_row + plan.rows_per_unit < num_rows ? first_row + plan.rows_per_unit : num_rows;
     if (threadIdx.x == 0) {
         range[0] = SlotRange{0, launch.params.layout.num_slots, first_row, end_row, true};
         store(plan.continued_row + unit, -1);

@@ -71,13 +71,13 @@ enum qae_inactive_gradient { QAE_INACTIVE_ZERO_FILL = 0, QAE_INACTIVE_UNTOUCHED 
 
 /* The rewards of the global batch and its partition into groups. */
 typedef struct qae_groups {
-    const float* rewards;     /* [num_responses] */
+    const float* rewards; /* [num_responses] */
     int32_t num_responses;
     int32_t num_groups;
-    int32_t group_size;       /* of every group; 0: `offsets` says */
-    int32_t max_group_size;   /* of the largest group */
-    const int32_t* offsets;   /* [num_groups + 1] into `order`; NULL if group_size > 0 */
-    const int32_t* order;     /* [num_responses] responses sorted by group, or NULL: they are */
+    int32_t group_size;     /* of every group; 0: `offsets` says */
+    int32_t max_group_size; /* of the largest group */
+    const int32_t* offsets; /* [num_groups + 1] into `order`; NULL if group_size > 0 */
+    const int32_t* order;   /* [num_responses] responses sorted by group, or NULL: they are */
     const int32_t* group_of_response; /* [num_responses]; NULL if group_size > 0 */
 } qae_groups;
 
@@ -108,10 +108,10 @@ typedef struct qae_group_metrics {
 typedef struct qae_advantages_params {
     qae_groups groups;
     qae_advantage_options options;
-    float* baseline;            /* [num_responses] or NULL */
-    float* advantage;           /* [num_responses] */
-    int32_t* active;            /* [num_responses] or NULL: responses with advantage != 0, ascending */
-    int32_t* active_count;      /* [1] or NULL: how many of `active` are written */
+    float* baseline;       /* [num_responses] or NULL */
+    float* advantage;      /* [num_responses] */
+    int32_t* active;       /* [num_responses] or NULL: responses with advantage != 0, ascending */
+    int32_t* active_count; /* [1] or NULL: how many of `active` are written */
     qae_group_metrics* metrics; /* [1] */
     void* workspace;
     uint64_t workspace_bytes;
@@ -141,7 +141,7 @@ typedef struct qae_token_counts_params {
 
 /* What loss_from_log_probs reports, in device memory. */
 typedef struct qae_loss_metrics {
-    double loss;              /* pg_loss + kl_coef * kl_loss */
+    double loss; /* pg_loss + kl_coef * kl_loss */
     double pg_loss;
     double kl_loss;           /* before its coefficient */
     double neg_log_ratio_sum; /* nats, over the tokens in scope */
@@ -150,9 +150,9 @@ typedef struct qae_loss_metrics {
     uint64_t positive;        /* local rows by the sign of their advantage */
     uint64_t zero;
     uint64_t negative;
-    uint64_t active;          /* local rows with advantage != 0 and a valid token */
-    uint64_t tokens;          /* valid tokens in scope */
-    uint64_t active_tokens;   /* valid tokens with advantage != 0 */
+    uint64_t active;        /* local rows with advantage != 0 and a valid token */
+    uint64_t tokens;        /* valid tokens in scope */
+    uint64_t active_tokens; /* valid tokens with advantage != 0 */
     uint64_t clipped_above;
     uint64_t clipped_below;
     uint64_t dual_clipped;
@@ -165,45 +165,45 @@ typedef struct qae_loss_metrics {
 
 /* loss_from_log_probs: rewards or advantages and log-probs -> loss, gradient, metrics. */
 typedef struct qae_loss_from_log_probs_params {
-    qae_groups groups;                        /* if advantages come from rewards */
-    qae_advantage_options advantage_options;  /* likewise */
-    int32_t advantage_source;                 /* enum qae_advantage_source */
-    int32_t dtype;                            /* enum qae_dtype of the three log-prob tensors */
-    int32_t gradient_dtype;                   /* QAE_F32 or equal to dtype */
-    int32_t weight_per_response;              /* importance_weight is [num_rows], not per slot */
-    const int32_t* response_index;            /* [num_rows] or NULL: row i is response i */
-    const float* advantages;                  /* [num_rows], or one per slot; NULL from rewards */
+    qae_groups groups;                       /* if advantages come from rewards */
+    qae_advantage_options advantage_options; /* likewise */
+    int32_t advantage_source;                /* enum qae_advantage_source */
+    int32_t dtype;                           /* enum qae_dtype of the three log-prob tensors */
+    int32_t gradient_dtype;                  /* QAE_F32 or equal to dtype */
+    int32_t weight_per_response;             /* importance_weight is [num_rows], not per slot */
+    const int32_t* response_index;           /* [num_rows] or NULL: row i is response i */
+    const float* advantages;                 /* [num_rows], or one per slot; NULL from rewards */
     qae_layout layout;
     const void* log_prob;
-    const void* old_log_prob;                 /* NULL only with QAE_OBJECTIVE_REINFORCE */
-    const void* ref_log_prob;                 /* NULL without KL */
-    const float* importance_weight;           /* or NULL */
-    int32_t objective;                        /* enum qae_objective */
-    int32_t kl;                               /* enum qae_kl */
-    int32_t kl_clamp;                         /* K3: verl's clamps */
-    int32_t aggregation;                      /* enum qae_aggregation */
-    float clip_min;                           /* 1 - low, or -inf */
-    float clip_max;                           /* 1 + high, or +inf */
-    float dual_clip;                          /* +inf: off */
-    float ratio_cap;                          /* +inf: off */
-    float log_ratio_clamp;                    /* +inf: off; CLIP, CISPO and SAPO only */
-    float seq_log_ratio_max;                  /* +inf: off; GSPO only */
+    const void* old_log_prob;       /* NULL only with QAE_OBJECTIVE_REINFORCE */
+    const void* ref_log_prob;       /* NULL without KL */
+    const float* importance_weight; /* or NULL */
+    int32_t objective;              /* enum qae_objective */
+    int32_t kl;                     /* enum qae_kl */
+    int32_t kl_clamp;               /* K3: verl's clamps */
+    int32_t aggregation;            /* enum qae_aggregation */
+    float clip_min;                 /* 1 - low, or -inf */
+    float clip_max;                 /* 1 + high, or +inf */
+    float dual_clip;                /* +inf: off */
+    float ratio_cap;                /* +inf: off */
+    float log_ratio_clamp;          /* +inf: off; CLIP, CISPO and SAPO only */
+    float seq_log_ratio_max;        /* +inf: off; GSPO only */
     float tau_positive;
     float tau_negative;
     float kl_coef;
-    int32_t metrics_scope;                    /* enum qae_metrics_scope */
-    int32_t inactive_gradient;                /* enum qae_inactive_gradient */
+    int32_t metrics_scope;     /* enum qae_metrics_scope */
+    int32_t inactive_gradient; /* enum qae_inactive_gradient */
     int32_t reserved;
-    double normalizer;                        /* tokens or responses, > 0; unused if on the device */
-    const double* device_normalizer;          /* [1] or NULL; <= 0 or NaN makes everything 0 */
-    double loss_multiplier;                   /* of the loss and its gradient */
-    double grad_scale;                        /* of the gradient only */
-    void* d_log_prob;                         /* laid out with gradient_row_stride */
-    float* baseline;                          /* [num_responses] or NULL; from rewards only */
-    float* advantage;                         /* [num_responses] or NULL; from rewards only */
-    int32_t* active_rows;                     /* [num_rows] or NULL, ascending */
-    int32_t* active_count;                    /* [1] or NULL */
-    qae_loss_metrics* metrics;                /* [1] */
+    double normalizer;               /* tokens or responses, > 0; unused if on the device */
+    const double* device_normalizer; /* [1] or NULL; <= 0 or NaN makes everything 0 */
+    double loss_multiplier;          /* of the loss and its gradient */
+    double grad_scale;               /* of the gradient only */
+    void* d_log_prob;                /* laid out with gradient_row_stride */
+    float* baseline;                 /* [num_responses] or NULL; from rewards only */
+    float* advantage;                /* [num_responses] or NULL; from rewards only */
+    int32_t* active_rows;            /* [num_rows] or NULL, ascending */
+    int32_t* active_count;           /* [1] or NULL */
+    qae_loss_metrics* metrics;       /* [1] */
     void* workspace;
     uint64_t workspace_bytes;
 } qae_loss_from_log_probs_params;

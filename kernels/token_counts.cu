@@ -39,7 +39,8 @@ __device__ __forceinline__ unsigned count_mask(const uint8_t* mask, int64_t num_
     return count;
 }
 
-__global__ void __launch_bounds__(kBlockThreads) token_counts(const qae_token_counts_params params) {
+__global__ void __launch_bounds__(kBlockThreads)
+    token_counts(const qae_token_counts_params params) {
     QAE_SHARED(unsigned, last_flag, 1);
     const qae_layout& layout = params.layout;
     TokenCountsWorkspace* const workspace = static_cast<TokenCountsWorkspace*>(params.workspace);
@@ -51,7 +52,8 @@ __global__ void __launch_bounds__(kBlockThreads) token_counts(const qae_token_co
         if (layout.mask != nullptr) {
             const int64_t start =
                 layout.offsets != nullptr ? extent.position : row * layout.mask_row_stride;
-            of_row = __reduce_add_sync(kFullWarp, count_mask(layout.mask + start, extent.num_valid));
+            of_row =
+                __reduce_add_sync(kFullWarp, count_mask(layout.mask + start, extent.num_valid));
         }
         num_tokens += of_row;
         num_rows += of_row > 0;
@@ -86,5 +88,8 @@ extern "C" qae_result QAE_API(token_counts)(const qae_token_counts_params* param
     constexpr int64_t kMaxBlocks = 2048;
     const int64_t blocks = ceil_div(layout.num_rows, kBlockWarps);
     return launch("token_counts", token_counts,
-                  blocks < 1 ? 1 : blocks < kMaxBlocks ? blocks : kMaxBlocks, 0, stream, *params);
+                  blocks < 1            ? 1
+                  : blocks < kMaxBlocks ? blocks
+                                        : kMaxBlocks,
+                  0, stream, *params);
 }

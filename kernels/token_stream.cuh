@@ -1,6 +1,6 @@
 // Streams the tokens of a piece of a row: loads, the objective, the gradient's store.
 //
-// A warp takes 32 vectors of 16 bytes of log-probs at a time, two such chunks in flight. Vectors are
+// A warp takes 32 vectors of 16 bytes of log-probs at a time, kInFlight such chunks in flight. Vectors are
 // aligned in the tensor; the few tokens before the first and behind the last go one by one, as does
 // everything where the tensors are not aligned alike. Where the mask leaves a vector no valid token,
 // its log-probs are not read.
@@ -44,7 +44,7 @@ struct Extras {
 
 // What GSPO knows of a row before it streams it: rho_i = exp(mean log-ratio).
 struct RowTerms {
-    float log_ratio;       // the mean
+    float log_ratio;  // the mean
     float ratio;
     float gradient_ratio;  // 0 beyond the clamp
     bool usable;           // every log-ratio is finite
@@ -103,9 +103,7 @@ struct PieceStream {
           counts_all(launch_.params.metrics_scope == QAE_METRICS_ALL) {}
 
     // GSPO without a KL term knows a token's gradient from its row alone.
-    __device__ __forceinline__ bool reads_log_prob() const {
-        return !Traits::kIsGspo || extras.kl;
-    }
+    __device__ __forceinline__ bool reads_log_prob() const { return !Traits::kIsGspo || extras.kl; }
 
     // Valid tokens of a vector, where one advantage holds for all of them.
     __device__ __forceinline__ void count_tokens(unsigned num_valid) {
@@ -286,7 +284,8 @@ struct TokenVector {
         } else {
             Fragment<T, kVector> out;
 #pragma unroll
-            for (int i = 0; i < kVector; ++i) out.values[i] = narrow<T>(gradient[i], stream.is_bf16);
+            for (int i = 0; i < kVector; ++i)
+                out.values[i] = narrow<T>(gradient[i], stream.is_bf16);
             out.store(static_cast<T*>(params.d_log_prob), index);
         }
     }
@@ -294,7 +293,7 @@ struct TokenVector {
 
 // How a piece divides into slots before its first whole vector, whole vectors, and the rest.
 struct PieceVectors {
-    int32_t head;         // slots before the first vector
+    int32_t head;  // slots before the first vector
     int32_t num_vectors;
     int32_t num_singles;  // slots in no vector
 };

@@ -58,7 +58,9 @@ pub struct Metrics {
     pub clipped_below: u64,
     /// Tokens held by the dual clip.
     pub dual_clipped: u64,
-    /// Σ of old_log_prob − log_prob over the tokens in scope, after the clamp, in nats.
+    /// Σ of old_log_prob − log_prob over the tokens in scope, after the clamp, in nats. Under GSPO
+    /// without a KL term the kernels add the response's mean for each token that counts, which is
+    /// another number only where part of a response counts.
     pub neg_log_ratio_sum: f64,
     /// Smallest importance ratio of the tokens in scope; +∞ if there is none.
     pub min_ratio: f64,

@@ -166,3 +166,33 @@ fn a_packed_batch_of_more_than_two_to_the_31_slots() {
     assert_eq!(gradient, [-0.2; 5]);
     assert_eq!(active, [1]);
 }
+
+/// A workspace for the largest batch serves every smaller one, though larger batches have larger and
+/// so fewer tiles.
+#[test]
+fn the_workspace_grows_with_the_batch() {
+    let bytes = |num_slots: i64, num_rows: i64, whole_rows: bool| {
+        let mut params = qae_loss_from_log_probs_params::default();
+        params.layout.num_slots = num_slots;
+        params.layout.num_rows = num_rows;
+        params.layout.offsets = std::ptr::dangling();
+        if whole_rows {
+            params.objective = qae::sys::QAE_OBJECTIVE_GSPO as i32;
+        }
+        // SAFETY: the query reads the params only, and follows none of their pointers.
+        unsafe { qae_emu_loss_from_log_probs_workspace_bytes(&params) }
+    };
+    for whole_rows in [false, true] {
+        for num_rows in [1, 7, 256, 4096, 100_000] {
+            let mut last = 0;
+            for exponent in 0..34 {
+                for num_slots in [(1 << exponent) - 1, 1 << exponent, (1 << exponent) + 1] {
+                    let found = bytes(num_slots, num_rows, whole_rows);
+                    assert!(found >= last, "{num_slots} slots, {num_rows} rows");
+                    last = found;
+                    assert!(bytes(num_slots, num_rows + 1, whole_rows) >= found);
+                }
+            }
+        }
+    }
+}

@@ -16,7 +16,8 @@ constexpr size_t kMaxDynamicShared = 64 * 1024;
 template <class... Params>
 qae_result launch(const char* name, void (*kernel)(Params...), int64_t grid, size_t shared_bytes,
                   void* stream, Params... params) {
-    if (grid < 1 || grid > kMaxGrid || shared_bytes > kMaxDynamicShared) return QAE_INVALID_ARGUMENT;
+    if (grid < 1 || grid > kMaxGrid || shared_bytes > kMaxDynamicShared)
+        return QAE_INVALID_ARGUMENT;
     const dim3 blocks(static_cast<unsigned>(grid));
 #if defined(QAE_EMULATOR)
     return -qae_emulator::launch(name, kernel, blocks, dim3(kBlockThreads), shared_bytes, stream,

@@ -32,15 +32,25 @@ struct RawVector<4> {
 
 #if defined(QAE_EMULATOR)
 template <class T>
-__device__ __forceinline__ T load(const T* p) { return qae_emulator::load(p); }
+__device__ __forceinline__ T load(const T* p) {
+    return qae_emulator::load(p);
+}
 template <class T>
-__device__ __forceinline__ T load_streaming(const T* p) { return qae_emulator::load(p); }
+__device__ __forceinline__ T load_streaming(const T* p) {
+    return qae_emulator::load(p);
+}
 template <class T>
-__device__ __forceinline__ T load_coherent(const T* p) { return qae_emulator::load(p); }
+__device__ __forceinline__ T load_coherent(const T* p) {
+    return qae_emulator::load(p);
+}
 template <class T>
-__device__ __forceinline__ void store(T* p, T value) { qae_emulator::store(p, value); }
+__device__ __forceinline__ void store(T* p, T value) {
+    qae_emulator::store(p, value);
+}
 template <class T>
-__device__ __forceinline__ void store_streaming(T* p, T value) { qae_emulator::store(p, value); }
+__device__ __forceinline__ void store_streaming(T* p, T value) {
+    qae_emulator::store(p, value);
+}
 
 __device__ __forceinline__ float f16_to_float(Half value) {
     return qae_emulator::f16_to_f32(value.bits);
@@ -53,15 +63,25 @@ __device__ __forceinline__ Half float_to_bf16(float value) {
 }
 #else
 template <class T>
-__device__ __forceinline__ T load(const T* p) { return __ldca(p); }
+__device__ __forceinline__ T load(const T* p) {
+    return __ldca(p);
+}
 template <class T>
-__device__ __forceinline__ T load_streaming(const T* p) { return __ldcs(p); }
+__device__ __forceinline__ T load_streaming(const T* p) {
+    return __ldcs(p);
+}
 template <class T>
-__device__ __forceinline__ T load_coherent(const T* p) { return __ldcg(p); }
+__device__ __forceinline__ T load_coherent(const T* p) {
+    return __ldcg(p);
+}
 template <class T>
-__device__ __forceinline__ void store(T* p, T value) { *p = value; }
+__device__ __forceinline__ void store(T* p, T value) {
+    *p = value;
+}
 template <class T>
-__device__ __forceinline__ void store_streaming(T* p, T value) { __stcs(p, value); }
+__device__ __forceinline__ void store_streaming(T* p, T value) {
+    __stcs(p, value);
+}
 
 __device__ __forceinline__ Half load_streaming(const Half* p) {
     return {__ldcs(reinterpret_cast<const unsigned short*>(p))};
@@ -89,7 +109,9 @@ __device__ __forceinline__ float widen(Half value, bool is_bf16) {
 template <class T>
 __device__ __forceinline__ T narrow(float value, bool is_bf16);
 template <>
-__device__ __forceinline__ float narrow<float>(float value, bool) { return value; }
+__device__ __forceinline__ float narrow<float>(float value, bool) {
+    return value;
+}
 template <>
 __device__ __forceinline__ Half narrow<Half>(float value, bool is_bf16) {
     return is_bf16 ? float_to_bf16(value) : float_to_f16(value);

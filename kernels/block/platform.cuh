@@ -13,7 +13,7 @@
 #include <cuda_runtime.h>
 #define QAE_NAMESPACE qae
 #define QAE_SHARED(T, name, count) __shared__ T name[count]
-#define QAE_DYNAMIC_SHARED(T, name)                                    \
+#define QAE_DYNAMIC_SHARED(T, name)                                 \
     extern __shared__ __align__(16) unsigned char name##_dynamic[]; \
     T* const name = reinterpret_cast<T*>(name##_dynamic)
 #endif
@@ -26,12 +26,16 @@ namespace QAE_NAMESPACE {
 template <class T>
 using SharedPointer = qae_emulator::SharedPointer<T>;
 template <class U, class T>
-SharedPointer<U> shared_cast(SharedPointer<T> pointer) { return pointer.template cast<U>(); }
+SharedPointer<U> shared_cast(SharedPointer<T> pointer) {
+    return pointer.template cast<U>();
+}
 #else
 template <class T>
 using SharedPointer = T*;
 template <class U, class T>
-__device__ __forceinline__ U* shared_cast(T* pointer) { return reinterpret_cast<U*>(pointer); }
+__device__ __forceinline__ U* shared_cast(T* pointer) {
+    return reinterpret_cast<U*>(pointer);
+}
 #endif
 
 constexpr int kWarpThreads = 32;

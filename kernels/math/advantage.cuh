@@ -10,12 +10,12 @@ namespace QAE_NAMESPACE {
 
 // What a response needs to know of its group.
 struct GroupSummary {
-    int num_finite;    // responses with a finite reward
-    bool all_equal;    // their rewards, decided on the rewards themselves
-    bool hard;         // the ceil(k n)-th smallest reward is a failure
-    double sum;        // of the finite rewards
-    double baseline;   // of the group (LEAVE_ONE_OUT: the mean)
-    double divisor;    // std + epsilon, or 1
+    int num_finite;   // responses with a finite reward
+    bool all_equal;   // their rewards, decided on the rewards themselves
+    bool hard;        // the ceil(k n)-th smallest reward is a failure
+    double sum;       // of the finite rewards
+    double baseline;  // of the group (LEAVE_ONE_OUT: the mean)
+    double divisor;   // std + epsilon, or 1
 };
 
 __device__ __forceinline__ bool is_finite_reward(float reward) {
