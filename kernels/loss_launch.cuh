@@ -38,10 +38,6 @@ inline int64_t vector_elements(const qae_loss_from_log_probs_params& params) {
     return params.dtype == QAE_F32 ? 4 : 8;
 }
 
-inline bool is_aligned(const void* pointer, int64_t bytes) {
-    return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
-}
-
 // Whether a vector that is aligned in one token tensor is aligned in all of them.
 inline bool is_vectorizable(const qae_loss_from_log_probs_params& params) {
     const qae_layout& layout = params.layout;

@@ -67,7 +67,18 @@ enum qae_advantage_source {
     QAE_ADVANTAGE_PER_TOKEN = 2
 };
 enum qae_metrics_scope { QAE_METRICS_ACTIVE = 0, QAE_METRICS_ALL = 1 };
-enum qae_inactive_gradient { QAE_INACTIVE_ZERO_FILL = 0, QAE_INACTIVE_UNTOUCHED = 1 };
+/* COMPACT: from logits only. */
+enum qae_inactive_gradient {
+    QAE_INACTIVE_ZERO_FILL = 0,
+    QAE_INACTIVE_UNTOUCHED = 1,
+    QAE_INACTIVE_COMPACT = 2
+};
+/* How loss_from_logits keeps a row of logits on the chip between its two uses. */
+enum qae_row_policy {
+    QAE_ROW_AUTO = 0,
+    QAE_ROW_CLUSTER = 1, /* in the shared memory of a cluster; compute capability 9.0 or newer */
+    QAE_ROW_BLOCK = 2    /* in the shared memory of a block; what does not fit is read twice */
+};
 
 /* The rewards of the global batch and its partition into groups. */
 typedef struct qae_groups {
@@ -208,6 +219,118 @@ typedef struct qae_loss_from_log_probs_params {
     uint64_t workspace_bytes;
 } qae_loss_from_log_probs_params;
 
+/* Rows of logits: one token's scores over a vocabulary, or over a shard of it. */
+typedef struct qae_logits {
+    const void* values;    /* column j of row i is element
+                              i / width * response_stride + i % width * row_stride + j */
+    const void* token_ids; /* [num_rows] the token of each row, in the whole vocabulary */
+    int64_t num_rows;
+    int64_t width;           /* rows of a response; 0: row i is at i * row_stride */
+    int64_t row_stride;      /* elements, >= vocab_size */
+    int64_t response_stride; /* elements; unused if width is 0 */
+    int64_t vocab_size;      /* columns, >= 1 */
+    int64_t vocab_start;     /* token id of column 0; not 0 in a shard of a parallel vocabulary */
+    int32_t dtype;           /* enum qae_dtype */
+    int32_t token_id_bytes;  /* 4 or 8: int32 or int64 */
+    float temperature;       /* > 0; logits are divided by it */
+    int32_t reserved;
+} qae_logits;
+
+/* What a softmax needs to know of one row, or of a shard of it; x are raw logits, T the temperature.
+ * Two shards a and b merge to max = max(a.max, b.max), and with s = exp((shard.max - max) / T),
+ * sum_exp += s * shard.sum_exp and
+ * sum_exp_z += s * (shard.sum_exp_z + shard.sum_exp * (shard.max - max) / T).
+ * A row is unusable if sum_exp is 0 or not finite: a NaN or +inf logit, or -inf everywhere. */
+typedef struct qae_softmax_stats {
+    float max_logit; /* of the finite logits; -FLT_MAX if there is none */
+    float sum_exp;   /* sum of exp((x - max_logit) / T) */
+    float sum_exp_z; /* sum of exp((x - max_logit) / T) * (x - max_logit) / T, nats */
+    float own_logit; /* of the row's token; -inf if this shard does not hold it */
+} qae_softmax_stats;
+
+/* log_probs_from_logits: log_prob = z[token] - logsumexp(z), entropy = -sum p log p, z = logits / T.
+ * A row of which nothing finite can be said has NaN in all three; a token id outside the vocabulary
+ * likewise; a token whose own logit is -inf has log_prob -inf. */
+typedef struct qae_log_probs_from_logits_params {
+    qae_logits logits;
+    const uint8_t* mask;      /* [num_rows] or NULL; 0: the row is not read, its results are 0 */
+    float* log_prob;          /* [num_rows], nats, or NULL; not of a shard */
+    float* entropy;           /* [num_rows], nats, or NULL; not of a shard */
+    float* log_sum_exp;       /* [num_rows], nats, or NULL; not of a shard */
+    qae_softmax_stats* stats; /* [num_rows] or NULL: for the backward pass, or to be merged */
+} qae_log_probs_from_logits_params;
+
+/* merge_softmax_stats: the second phase of a vocabulary-parallel log_probs_from_logits. */
+typedef struct qae_merge_softmax_stats_params {
+    const qae_softmax_stats*
+        shards;          /* [num_shards, num_rows], such as all ranks gathered; 1: reduced */
+    const uint8_t* mask; /* [num_rows] or NULL; 0: the row's results are 0 */
+    int64_t num_rows;
+    int32_t num_shards;
+    float temperature;
+    float* log_prob;          /* [num_rows], nats, or NULL */
+    float* entropy;           /* [num_rows], nats, or NULL */
+    float* log_sum_exp;       /* [num_rows], nats, or NULL */
+    qae_softmax_stats* stats; /* [num_rows] or NULL: of the whole vocabulary */
+} qae_merge_softmax_stats_params;
+
+/* log_probs_from_logits_backward: d_logits = (g (1[token] - p) - h p (z - sum p z)) / T with
+ * g = d_log_prob and h = d_entropy. Rows whose g and h are both 0 are not read. g or h that is not
+ * finite, g of a token whose own logit is -inf, and unusable rows count as 0. */
+typedef struct qae_log_probs_from_logits_backward_params {
+    qae_logits logits;              /* as in the forward pass, still holding the logits */
+    const qae_softmax_stats* stats; /* [num_rows] of the whole vocabulary */
+    const float* d_log_prob;        /* [num_rows] */
+    const float* d_entropy;         /* [num_rows] or NULL: 0 */
+    void* d_logits;            /* of the logits' dtype; may be logits.values with its strides */
+    int64_t d_row_stride;      /* elements, >= vocab_size */
+    int64_t d_response_stride; /* elements; unused if logits.width is 0 */
+    int32_t inactive_gradient; /* ZERO_FILL or UNTOUCHED: rows whose g and h are 0 */
+    int32_t reserved;
+} qae_log_probs_from_logits_backward_params;
+
+/* What loss_from_logits reports, in device memory. */
+typedef struct qae_logits_metrics {
+    qae_loss_metrics loss;   /* its loss includes - entropy_coef * entropy_loss; its out_of_range
+                                counts token ids outside the vocabulary too */
+    double entropy_loss;     /* aggregated entropy of the tokens in scope, before its coefficient */
+    double entropy_positive; /* nats, summed over the tokens in scope with a positive advantage */
+    double entropy_zero;
+    double entropy_negative;
+    uint64_t positive_tokens; /* tokens in those sums */
+    uint64_t zero_tokens;
+    uint64_t negative_tokens;
+} qae_logits_metrics;
+
+/* loss_from_logits: rewards or advantages and logits -> loss, metrics, log-probs, entropy, d_logits.
+ *
+ * `loss` describes everything that is not logits, as for loss_from_log_probs, except: log_prob is
+ * unused; dtype is that of old_log_prob and ref_log_prob; d_log_prob may be NULL; metrics is unused;
+ * workspace is the one of this launch. A slot of the layout is a row of logits: slot t of response i
+ * is i * response_stride + t * row_stride (padded), slot s is s * row_stride (packed, indexed). */
+typedef struct qae_loss_from_logits_params {
+    qae_loss_from_log_probs_params loss;
+    qae_logits logits; /* num_rows, width and vocab_start are unused; token_ids as the log-probs */
+    const int32_t*
+        slot_response;          /* [num_slots] the local response of each slot, any order, below 0:
+                                     none; NULL: layout says. With it: no offsets and lengths, no GSPO,
+                                     SEQ_MEAN_TOKEN_MEAN or COMPACT, which need whole responses */
+    void* d_logits;             /* of the logits' dtype; may be logits.values with its strides, but
+                                     not with COMPACT */
+    int64_t d_row_stride;       /* elements, >= vocab_size */
+    int64_t d_response_stride;  /* elements; padded only, not with COMPACT */
+    int64_t compact_rows;       /* COMPACT: rows that d_logits has room for; rows beyond are not
+                                     written, though counted in active_slot_count */
+    int64_t* active_slots;      /* [num_slots] or NULL: the slots with a gradient, ascending;
+                                     COMPACT only */
+    int64_t* active_slot_count; /* [1] or NULL; COMPACT only */
+    float* log_prob; /* nats, laid out as d_log_prob, or NULL; 0 where a row is not read */
+    float* entropy;  /* nats, likewise */
+    qae_logits_metrics* metrics; /* [1] */
+    float entropy_coef;          /* of the entropy bonus; 0: off */
+    int32_t row_policy;          /* enum qae_row_policy */
+} qae_loss_from_logits_params;
+
 uint64_t QAE_API(advantages_workspace_bytes)(const qae_advantages_params* params);
 qae_result QAE_API(advantages)(const qae_advantages_params* params, void* stream);
 
@@ -216,6 +339,15 @@ qae_result QAE_API(token_counts)(const qae_token_counts_params* params, void* st
 
 uint64_t QAE_API(loss_from_log_probs_workspace_bytes)(const qae_loss_from_log_probs_params* params);
 qae_result QAE_API(loss_from_log_probs)(const qae_loss_from_log_probs_params* params, void* stream);
+
+qae_result QAE_API(log_probs_from_logits)(const qae_log_probs_from_logits_params* params,
+                                          void* stream);
+qae_result QAE_API(merge_softmax_stats)(const qae_merge_softmax_stats_params* params, void* stream);
+qae_result QAE_API(log_probs_from_logits_backward)(
+    const qae_log_probs_from_logits_backward_params* params, void* stream);
+
+uint64_t QAE_API(loss_from_logits_workspace_bytes)(const qae_loss_from_logits_params* params);
+qae_result QAE_API(loss_from_logits)(const qae_loss_from_logits_params* params, void* stream);
 
 #ifdef __cplusplus
 }

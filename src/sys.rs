@@ -54,7 +54,12 @@ pub const QAE_METRICS_ALL: qae_metrics_scope = 1;
 pub type qae_metrics_scope = ::core::ffi::c_uint;
 pub const QAE_INACTIVE_ZERO_FILL: qae_inactive_gradient = 0;
 pub const QAE_INACTIVE_UNTOUCHED: qae_inactive_gradient = 1;
+pub const QAE_INACTIVE_COMPACT: qae_inactive_gradient = 2;
 pub type qae_inactive_gradient = ::core::ffi::c_uint;
+pub const QAE_ROW_AUTO: qae_row_policy = 0;
+pub const QAE_ROW_CLUSTER: qae_row_policy = 1;
+pub const QAE_ROW_BLOCK: qae_row_policy = 2;
+pub type qae_row_policy = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct qae_groups {
@@ -489,6 +494,311 @@ impl Default for qae_loss_from_log_probs_params {
         }
     }
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct qae_logits {
+    pub values: *const ::core::ffi::c_void,
+    pub token_ids: *const ::core::ffi::c_void,
+    pub num_rows: i64,
+    pub width: i64,
+    pub row_stride: i64,
+    pub response_stride: i64,
+    pub vocab_size: i64,
+    pub vocab_start: i64,
+    pub dtype: i32,
+    pub token_id_bytes: i32,
+    pub temperature: f32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of qae_logits"][::core::mem::size_of::<qae_logits>() - 80usize];
+    ["Alignment of qae_logits"][::core::mem::align_of::<qae_logits>() - 8usize];
+    ["Offset of field: qae_logits::values"][::core::mem::offset_of!(qae_logits, values) - 0usize];
+    ["Offset of field: qae_logits::token_ids"]
+        [::core::mem::offset_of!(qae_logits, token_ids) - 8usize];
+    ["Offset of field: qae_logits::num_rows"]
+        [::core::mem::offset_of!(qae_logits, num_rows) - 16usize];
+    ["Offset of field: qae_logits::width"][::core::mem::offset_of!(qae_logits, width) - 24usize];
+    ["Offset of field: qae_logits::row_stride"]
+        [::core::mem::offset_of!(qae_logits, row_stride) - 32usize];
+    ["Offset of field: qae_logits::response_stride"]
+        [::core::mem::offset_of!(qae_logits, response_stride) - 40usize];
+    ["Offset of field: qae_logits::vocab_size"]
+        [::core::mem::offset_of!(qae_logits, vocab_size) - 48usize];
+    ["Offset of field: qae_logits::vocab_start"]
+        [::core::mem::offset_of!(qae_logits, vocab_start) - 56usize];
+    ["Offset of field: qae_logits::dtype"][::core::mem::offset_of!(qae_logits, dtype) - 64usize];
+    ["Offset of field: qae_logits::token_id_bytes"]
+        [::core::mem::offset_of!(qae_logits, token_id_bytes) - 68usize];
+    ["Offset of field: qae_logits::temperature"]
+        [::core::mem::offset_of!(qae_logits, temperature) - 72usize];
+    ["Offset of field: qae_logits::reserved"]
+        [::core::mem::offset_of!(qae_logits, reserved) - 76usize];
+};
+impl Default for qae_logits {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct qae_softmax_stats {
+    pub max_logit: f32,
+    pub sum_exp: f32,
+    pub sum_exp_z: f32,
+    pub own_logit: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of qae_softmax_stats"][::core::mem::size_of::<qae_softmax_stats>() - 16usize];
+    ["Alignment of qae_softmax_stats"][::core::mem::align_of::<qae_softmax_stats>() - 4usize];
+    ["Offset of field: qae_softmax_stats::max_logit"]
+        [::core::mem::offset_of!(qae_softmax_stats, max_logit) - 0usize];
+    ["Offset of field: qae_softmax_stats::sum_exp"]
+        [::core::mem::offset_of!(qae_softmax_stats, sum_exp) - 4usize];
+    ["Offset of field: qae_softmax_stats::sum_exp_z"]
+        [::core::mem::offset_of!(qae_softmax_stats, sum_exp_z) - 8usize];
+    ["Offset of field: qae_softmax_stats::own_logit"]
+        [::core::mem::offset_of!(qae_softmax_stats, own_logit) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct qae_log_probs_from_logits_params {
+    pub logits: qae_logits,
+    pub mask: *const u8,
+    pub log_prob: *mut f32,
+    pub entropy: *mut f32,
+    pub log_sum_exp: *mut f32,
+    pub stats: *mut qae_softmax_stats,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of qae_log_probs_from_logits_params"]
+        [::core::mem::size_of::<qae_log_probs_from_logits_params>() - 120usize];
+    ["Alignment of qae_log_probs_from_logits_params"]
+        [::core::mem::align_of::<qae_log_probs_from_logits_params>() - 8usize];
+    ["Offset of field: qae_log_probs_from_logits_params::logits"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_params, logits) - 0usize];
+    ["Offset of field: qae_log_probs_from_logits_params::mask"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_params, mask) - 80usize];
+    ["Offset of field: qae_log_probs_from_logits_params::log_prob"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_params, log_prob) - 88usize];
+    ["Offset of field: qae_log_probs_from_logits_params::entropy"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_params, entropy) - 96usize];
+    ["Offset of field: qae_log_probs_from_logits_params::log_sum_exp"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_params, log_sum_exp) - 104usize];
+    ["Offset of field: qae_log_probs_from_logits_params::stats"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_params, stats) - 112usize];
+};
+impl Default for qae_log_probs_from_logits_params {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct qae_merge_softmax_stats_params {
+    pub shards: *const qae_softmax_stats,
+    pub mask: *const u8,
+    pub num_rows: i64,
+    pub num_shards: i32,
+    pub temperature: f32,
+    pub log_prob: *mut f32,
+    pub entropy: *mut f32,
+    pub log_sum_exp: *mut f32,
+    pub stats: *mut qae_softmax_stats,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of qae_merge_softmax_stats_params"]
+        [::core::mem::size_of::<qae_merge_softmax_stats_params>() - 64usize];
+    ["Alignment of qae_merge_softmax_stats_params"]
+        [::core::mem::align_of::<qae_merge_softmax_stats_params>() - 8usize];
+    ["Offset of field: qae_merge_softmax_stats_params::shards"]
+        [::core::mem::offset_of!(qae_merge_softmax_stats_params, shards) - 0usize];
+    ["Offset of field: qae_merge_softmax_stats_params::mask"]
+        [::core::mem::offset_of!(qae_merge_softmax_stats_params, mask) - 8usize];
+    ["Offset of field: qae_merge_softmax_stats_params::num_rows"]
+        [::core::mem::offset_of!(qae_merge_softmax_stats_params, num_rows) - 16usize];
+    ["Offset of field: qae_merge_softmax_stats_params::num_shards"]
+        [::core::mem::offset_of!(qae_merge_softmax_stats_params, num_shards) - 24usize];
+    ["Offset of field: qae_merge_softmax_stats_params::temperature"]
+        [::core::mem::offset_of!(qae_merge_softmax_stats_params, temperature) - 28usize];
+    ["Offset of field: qae_merge_softmax_stats_params::log_prob"]
+        [::core::mem::offset_of!(qae_merge_softmax_stats_params, log_prob) - 32usize];
+    ["Offset of field: qae_merge_softmax_stats_params::entropy"]
+        [::core::mem::offset_of!(qae_merge_softmax_stats_params, entropy) - 40usize];
+    ["Offset of field: qae_merge_softmax_stats_params::log_sum_exp"]
+        [::core::mem::offset_of!(qae_merge_softmax_stats_params, log_sum_exp) - 48usize];
+    ["Offset of field: qae_merge_softmax_stats_params::stats"]
+        [::core::mem::offset_of!(qae_merge_softmax_stats_params, stats) - 56usize];
+};
+impl Default for qae_merge_softmax_stats_params {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct qae_log_probs_from_logits_backward_params {
+    pub logits: qae_logits,
+    pub stats: *const qae_softmax_stats,
+    pub d_log_prob: *const f32,
+    pub d_entropy: *const f32,
+    pub d_logits: *mut ::core::ffi::c_void,
+    pub d_row_stride: i64,
+    pub d_response_stride: i64,
+    pub inactive_gradient: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of qae_log_probs_from_logits_backward_params"]
+        [::core::mem::size_of::<qae_log_probs_from_logits_backward_params>() - 136usize];
+    ["Alignment of qae_log_probs_from_logits_backward_params"]
+        [::core::mem::align_of::<qae_log_probs_from_logits_backward_params>() - 8usize];
+    ["Offset of field: qae_log_probs_from_logits_backward_params::logits"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_backward_params, logits) - 0usize];
+    ["Offset of field: qae_log_probs_from_logits_backward_params::stats"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_backward_params, stats) - 80usize];
+    ["Offset of field: qae_log_probs_from_logits_backward_params::d_log_prob"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_backward_params, d_log_prob) - 88usize];
+    ["Offset of field: qae_log_probs_from_logits_backward_params::d_entropy"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_backward_params, d_entropy) - 96usize];
+    ["Offset of field: qae_log_probs_from_logits_backward_params::d_logits"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_backward_params, d_logits) - 104usize];
+    ["Offset of field: qae_log_probs_from_logits_backward_params::d_row_stride"][::core::mem::offset_of!(
+        qae_log_probs_from_logits_backward_params,
+        d_row_stride
+    ) - 112usize];
+    ["Offset of field: qae_log_probs_from_logits_backward_params::d_response_stride"][::core::mem::offset_of!(
+        qae_log_probs_from_logits_backward_params,
+        d_response_stride
+    ) - 120usize];
+    ["Offset of field: qae_log_probs_from_logits_backward_params::inactive_gradient"][::core::mem::offset_of!(
+        qae_log_probs_from_logits_backward_params,
+        inactive_gradient
+    ) - 128usize];
+    ["Offset of field: qae_log_probs_from_logits_backward_params::reserved"]
+        [::core::mem::offset_of!(qae_log_probs_from_logits_backward_params, reserved) - 132usize];
+};
+impl Default for qae_log_probs_from_logits_backward_params {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct qae_logits_metrics {
+    pub loss: qae_loss_metrics,
+    pub entropy_loss: f64,
+    pub entropy_positive: f64,
+    pub entropy_zero: f64,
+    pub entropy_negative: f64,
+    pub positive_tokens: u64,
+    pub zero_tokens: u64,
+    pub negative_tokens: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of qae_logits_metrics"][::core::mem::size_of::<qae_logits_metrics>() - 256usize];
+    ["Alignment of qae_logits_metrics"][::core::mem::align_of::<qae_logits_metrics>() - 8usize];
+    ["Offset of field: qae_logits_metrics::loss"]
+        [::core::mem::offset_of!(qae_logits_metrics, loss) - 0usize];
+    ["Offset of field: qae_logits_metrics::entropy_loss"]
+        [::core::mem::offset_of!(qae_logits_metrics, entropy_loss) - 200usize];
+    ["Offset of field: qae_logits_metrics::entropy_positive"]
+        [::core::mem::offset_of!(qae_logits_metrics, entropy_positive) - 208usize];
+    ["Offset of field: qae_logits_metrics::entropy_zero"]
+        [::core::mem::offset_of!(qae_logits_metrics, entropy_zero) - 216usize];
+    ["Offset of field: qae_logits_metrics::entropy_negative"]
+        [::core::mem::offset_of!(qae_logits_metrics, entropy_negative) - 224usize];
+    ["Offset of field: qae_logits_metrics::positive_tokens"]
+        [::core::mem::offset_of!(qae_logits_metrics, positive_tokens) - 232usize];
+    ["Offset of field: qae_logits_metrics::zero_tokens"]
+        [::core::mem::offset_of!(qae_logits_metrics, zero_tokens) - 240usize];
+    ["Offset of field: qae_logits_metrics::negative_tokens"]
+        [::core::mem::offset_of!(qae_logits_metrics, negative_tokens) - 248usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct qae_loss_from_logits_params {
+    pub loss: qae_loss_from_log_probs_params,
+    pub logits: qae_logits,
+    pub slot_response: *const i32,
+    pub d_logits: *mut ::core::ffi::c_void,
+    pub d_row_stride: i64,
+    pub d_response_stride: i64,
+    pub compact_rows: i64,
+    pub active_slots: *mut i64,
+    pub active_slot_count: *mut i64,
+    pub log_prob: *mut f32,
+    pub entropy: *mut f32,
+    pub metrics: *mut qae_logits_metrics,
+    pub entropy_coef: f32,
+    pub row_policy: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of qae_loss_from_logits_params"]
+        [::core::mem::size_of::<qae_loss_from_logits_params>() - 552usize];
+    ["Alignment of qae_loss_from_logits_params"]
+        [::core::mem::align_of::<qae_loss_from_logits_params>() - 8usize];
+    ["Offset of field: qae_loss_from_logits_params::loss"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, loss) - 0usize];
+    ["Offset of field: qae_loss_from_logits_params::logits"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, logits) - 384usize];
+    ["Offset of field: qae_loss_from_logits_params::slot_response"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, slot_response) - 464usize];
+    ["Offset of field: qae_loss_from_logits_params::d_logits"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, d_logits) - 472usize];
+    ["Offset of field: qae_loss_from_logits_params::d_row_stride"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, d_row_stride) - 480usize];
+    ["Offset of field: qae_loss_from_logits_params::d_response_stride"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, d_response_stride) - 488usize];
+    ["Offset of field: qae_loss_from_logits_params::compact_rows"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, compact_rows) - 496usize];
+    ["Offset of field: qae_loss_from_logits_params::active_slots"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, active_slots) - 504usize];
+    ["Offset of field: qae_loss_from_logits_params::active_slot_count"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, active_slot_count) - 512usize];
+    ["Offset of field: qae_loss_from_logits_params::log_prob"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, log_prob) - 520usize];
+    ["Offset of field: qae_loss_from_logits_params::entropy"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, entropy) - 528usize];
+    ["Offset of field: qae_loss_from_logits_params::metrics"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, metrics) - 536usize];
+    ["Offset of field: qae_loss_from_logits_params::entropy_coef"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, entropy_coef) - 544usize];
+    ["Offset of field: qae_loss_from_logits_params::row_policy"]
+        [::core::mem::offset_of!(qae_loss_from_logits_params, row_policy) - 548usize];
+};
+impl Default for qae_loss_from_logits_params {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 unsafe extern "C" {
     pub fn qae_advantages_workspace_bytes(params: *const qae_advantages_params) -> u64;
 }
@@ -515,6 +825,33 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub fn qae_loss_from_log_probs(
         params: *const qae_loss_from_log_probs_params,
+        stream: *mut ::core::ffi::c_void,
+    ) -> qae_result;
+}
+unsafe extern "C" {
+    pub fn qae_log_probs_from_logits(
+        params: *const qae_log_probs_from_logits_params,
+        stream: *mut ::core::ffi::c_void,
+    ) -> qae_result;
+}
+unsafe extern "C" {
+    pub fn qae_merge_softmax_stats(
+        params: *const qae_merge_softmax_stats_params,
+        stream: *mut ::core::ffi::c_void,
+    ) -> qae_result;
+}
+unsafe extern "C" {
+    pub fn qae_log_probs_from_logits_backward(
+        params: *const qae_log_probs_from_logits_backward_params,
+        stream: *mut ::core::ffi::c_void,
+    ) -> qae_result;
+}
+unsafe extern "C" {
+    pub fn qae_loss_from_logits_workspace_bytes(params: *const qae_loss_from_logits_params) -> u64;
+}
+unsafe extern "C" {
+    pub fn qae_loss_from_logits(
+        params: *const qae_loss_from_logits_params,
         stream: *mut ::core::ffi::c_void,
     ) -> qae_result;
 }

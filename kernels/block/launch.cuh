@@ -12,6 +12,10 @@ constexpr int64_t kMaxGrid = 0x7fffffff;
 // KiB, it stays below the 99 KiB of a block on the smallest of the architectures.
 constexpr size_t kMaxDynamicShared = 64 * 1024;
 
+inline bool is_aligned(const void* pointer, int64_t bytes) {
+    return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
+}
+
 // Enqueues `kernel` with blocks of kBlockThreads; returns QAE_OK or the negated error.
 template <class... Params>
 qae_result launch(const char* name, void (*kernel)(Params...), int64_t grid, size_t shared_bytes,

@@ -61,6 +61,15 @@ __device__ __forceinline__ Half float_to_f16(float value) {
 __device__ __forceinline__ Half float_to_bf16(float value) {
     return {qae_emulator::f32_to_bf16_rn(value)};
 }
+// Two values in one word, the first in its low half.
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+    return qae_emulator::f32_to_bf16_rn(low) |
+           static_cast<unsigned>(qae_emulator::f32_to_bf16_rn(high)) << 16;
+}
+__device__ __forceinline__ unsigned pack_f16(float low, float high) {
+    return qae_emulator::f32_to_f16_rn(low) |
+           static_cast<unsigned>(qae_emulator::f32_to_f16_rn(high)) << 16;
+}
 #else
 template <class T>
 __device__ __forceinline__ T load(const T* p) {
@@ -97,6 +106,14 @@ __device__ __forceinline__ Half float_to_f16(float value) {
 }
 __device__ __forceinline__ Half float_to_bf16(float value) {
     return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+}
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return __bfloat16_as_ushort(pair.x) | static_cast<unsigned>(__bfloat16_as_ushort(pair.y)) << 16;
+}
+__device__ __forceinline__ unsigned pack_f16(float low, float high) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return __half_as_ushort(pair.x) | static_cast<unsigned>(__half_as_ushort(pair.y)) << 16;
 }
 #endif
 
