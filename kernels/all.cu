@@ -2,4 +2,5 @@
 #include "advantages.cu"
 #include "log_probs_from_logits.cu"
 #include "loss_from_log_probs.cu"
+#include "loss_from_logits.cu"
 #include "token_counts.cu"

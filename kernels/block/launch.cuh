@@ -16,30 +16,137 @@ inline bool is_aligned(const void* pointer, int64_t bytes) {
     return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
 }
 
-// Enqueues `kernel` with blocks of kBlockThreads; returns QAE_OK or the negated error.
+// What a plan needs to know of the current device.
+struct DeviceLimits {
+    int num_sms;
+    int capability_major;
+    size_t max_shared_per_block;  // static and dynamic together
+};
+
+inline qae_result device_limits(DeviceLimits& limits) {
+#if defined(QAE_EMULATOR)
+    const qae_emulator::DeviceLimits found = qae_emulator::device_limits();
+    limits = {found.num_sms, found.capability_major, found.max_shared_per_block};
+    return QAE_OK;
+#else
+    int device = 0, shared = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&limits.num_sms, cudaDevAttrMultiProcessorCount, device);
+    }
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&limits.capability_major, cudaDevAttrComputeCapabilityMajor,
+                                       device);
+    }
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    }
+    limits.max_shared_per_block = static_cast<size_t>(shared);
+    return -static_cast<qae_result>(error);
+#endif
+}
+
+#if !defined(QAE_EMULATOR)
+// A block gets more than 48 KiB of shared memory, static and dynamic together, only after the kernel
+// asked for it. Always for the same amount: another thread may launch the kernel meanwhile.
 template <class... Params>
-qae_result launch(const char* name, void (*kernel)(Params...), int64_t grid, size_t shared_bytes,
-                  void* stream, Params... params) {
-    if (grid < 1 || grid > kMaxGrid || shared_bytes > kMaxDynamicShared)
-        return QAE_INVALID_ARGUMENT;
+cudaError_t allow_shared(void (*kernel)(Params...), size_t bytes) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(bytes));
+}
+#endif
+
+// Enqueues `kernel` with blocks of kBlockThreads; returns QAE_OK or the negated error.
+// `max_shared_bytes`: the most that any launch of this kernel on this device asks for.
+template <class... Params>
+qae_result launch_large(const char* name, void (*kernel)(Params...), int64_t grid,
+                        size_t shared_bytes, size_t max_shared_bytes, void* stream,
+                        Params... params) {
+    if (grid < 1 || grid > kMaxGrid || shared_bytes > max_shared_bytes) return QAE_INVALID_ARGUMENT;
     const dim3 blocks(static_cast<unsigned>(grid));
 #if defined(QAE_EMULATOR)
     return -qae_emulator::launch(name, kernel, blocks, dim3(kBlockThreads), shared_bytes, stream,
                                  params...);
 #else
     (void)name;
-    // A block gets more than 48 KiB of shared memory, static and dynamic together, only after the
-    // kernel asked for it. Always for the same amount: another thread may launch it meanwhile.
     if (shared_bytes > 32 * 1024) {
-        const cudaError_t error =
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(kMaxDynamicShared));
+        const cudaError_t error = allow_shared(kernel, max_shared_bytes);
         if (error != cudaSuccess) return -static_cast<qae_result>(error);
     }
     void* arguments[] = {&params...};
     const cudaError_t error =
         cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, dim3(kBlockThreads),
                          arguments, shared_bytes, static_cast<cudaStream_t>(stream));
+    return -static_cast<qae_result>(error);
+#endif
+}
+
+template <class... Params>
+qae_result launch(const char* name, void (*kernel)(Params...), int64_t grid, size_t shared_bytes,
+                  void* stream, Params... params) {
+    return launch_large(name, kernel, grid, shared_bytes, kMaxDynamicShared, stream, params...);
+}
+
+#if !defined(QAE_EMULATOR)
+// A launch of clusters; `attribute` outlives the configuration that points to it.
+inline cudaLaunchConfig_t cluster_config(cudaLaunchAttribute& attribute, unsigned blocks,
+                                         unsigned cluster, size_t shared_bytes, void* stream) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(kBlockThreads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    return config;
+}
+#endif
+
+// How many clusters of `cluster` blocks the device holds at a time.
+template <class... Params>
+qae_result resident_clusters(void (*kernel)(Params...), const DeviceLimits& limits, int cluster,
+                             size_t shared_bytes, size_t max_shared_bytes, int& count) {
+#if defined(QAE_EMULATOR)
+    (void)kernel;
+    (void)shared_bytes;
+    (void)max_shared_bytes;
+    count = limits.num_sms / cluster;
+#else
+    (void)limits;
+    cudaError_t error = allow_shared(kernel, max_shared_bytes);
+    if (error != cudaSuccess) return -static_cast<qae_result>(error);
+    cudaLaunchAttribute attribute;
+    const cudaLaunchConfig_t config =
+        cluster_config(attribute, static_cast<unsigned>(cluster), static_cast<unsigned>(cluster),
+                       shared_bytes, nullptr);
+    error = cudaOccupancyMaxActiveClusters(&count, reinterpret_cast<const void*>(kernel), &config);
+    if (error != cudaSuccess) return -static_cast<qae_result>(error);
+#endif
+    if (count < 1) count = 1;
+    return QAE_OK;
+}
+
+// The same as `launch`, in clusters of `cluster` blocks, of which there are `num_clusters`.
+template <class... Params>
+qae_result launch_clusters(const char* name, void (*kernel)(Params...), int num_clusters,
+                           int cluster, size_t shared_bytes, void* stream, Params... params) {
+    const unsigned blocks = static_cast<unsigned>(num_clusters) * static_cast<unsigned>(cluster);
+#if defined(QAE_EMULATOR)
+    return -qae_emulator::launch_cluster(name, kernel, dim3(blocks), dim3(kBlockThreads),
+                                         static_cast<unsigned>(cluster), shared_bytes, stream,
+                                         params...);
+#else
+    (void)name;
+    cudaLaunchAttribute attribute;
+    const cudaLaunchConfig_t config =
+        cluster_config(attribute, blocks, static_cast<unsigned>(cluster), shared_bytes, stream);
+    void* arguments[] = {&params...};
+    const cudaError_t error =
+        cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments);
     return -static_cast<qae_result>(error);
 #endif
 }

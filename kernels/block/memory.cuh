@@ -122,6 +122,12 @@ __device__ __forceinline__ float widen(Half value, bool is_bf16) {
     return is_bf16 ? __uint_as_float(static_cast<unsigned>(value.bits) << 16) : f16_to_float(value);
 }
 
+// An element of a tensor whose dtype is known at run time only: for what is read once a row.
+__device__ __forceinline__ float load_as_float(const void* base, int32_t dtype, int64_t index) {
+    if (dtype == QAE_F32) return load_streaming(static_cast<const float*>(base) + index);
+    return widen(load_streaming(static_cast<const Half*>(base) + index), dtype == QAE_BF16);
+}
+
 // Rounds to nearest even.
 template <class T>
 __device__ __forceinline__ T narrow(float value, bool is_bf16);

@@ -1,0 +1,243 @@
+// Host side of loss_from_logits: which policy holds the rows, the plan of its launches, workspace.
+#pragma once
+
+#include <cmath>
+
+namespace QAE_NAMESPACE {
+
+// Geometry, as data.
+struct RowsPolicy {
+    // Below this a row is computed by one block without clusters: it is too short to be worth a ring.
+    static constexpr int64_t kMinClusterRowBytes = 16 * 1024;
+    // Chunks that a ring has beyond a slice, where the cluster can be large enough for that: 48 KiB
+    // on their way into every SM cover the memory's latency.
+    static constexpr int64_t kPrefetchChunks = 3;
+    // A ring of this many slices needs no more, so that short rows leave room for a second block.
+    static constexpr int64_t kMaxRingSlices = 3;
+    // Shared memory that the kernels declare themselves, and the reserve of the system.
+    static constexpr size_t kStaticShared = 14 * 1024;
+    // Blocks of an SM that hold rows in shared memory without clusters.
+    static constexpr int64_t kBlocksPerSm = 2;
+    static constexpr int64_t kMaxTeams = 1024;
+    static constexpr int64_t kMaxCompactBlocks = 1024;
+};
+
+struct PlannedLogits {
+    LogitsLaunch launch;
+    qae_advantages_params advantages;  // of the launch before, where groups are large
+    uint64_t workspace_bytes;
+    size_t shared_bytes;
+    bool in_clusters;
+};
+
+inline bool is_gspo(const qae_loss_from_logits_params& params) {
+    return params.loss.objective == QAE_OBJECTIVE_GSPO;
+}
+
+inline bool is_compact(const qae_loss_from_logits_params& params) {
+    return params.loss.inactive_gradient == QAE_INACTIVE_COMPACT;
+}
+
+inline size_t max_dynamic_shared(const DeviceLimits& limits) {
+    return limits.max_shared_per_block > RowsPolicy::kStaticShared
+               ? limits.max_shared_per_block - RowsPolicy::kStaticShared
+               : 0;
+}
+
+inline size_t stage_bytes(const LogitsPlan& plan) {
+    return sizeof(float) * kBlockWarps * static_cast<size_t>(plan.stage_floats);
+}
+
+// The smallest cluster whose rings hold their slices with room to prefetch; else the smallest whose
+// rings hold them; 0: none does.
+inline int choose_cluster(int64_t row_vectors, int64_t max_chunks) {
+    int holds = 0;
+    for (int cluster = 1; cluster <= kMaxClusterBlocks; cluster *= 2) {
+        const int64_t slice =
+            ceil_div(ceil_div(row_vectors, cluster), static_cast<int64_t>(kChunkVectors));
+        if (slice + RowsPolicy::kPrefetchChunks <= max_chunks) return cluster;
+        if (slice <= max_chunks && holds == 0) holds = cluster;
+    }
+    return holds;
+}
+
+// Whether the rows go to clusters; fills in what they need.
+inline bool plan_clusters(const qae_loss_from_logits_params& params, const DeviceLimits& limits,
+                          LogitsPlan& plan) {
+    const int64_t row_bytes = params.logits.vocab_size * element_bytes(params.logits.dtype);
+    const int64_t row_vectors = row_bytes / 16;
+    const size_t shared = max_dynamic_shared(limits);
+    const size_t stage = stage_bytes(plan);
+    if (limits.capability_major < 9 || params.row_policy == QAE_ROW_BLOCK || stage > shared) {
+        return false;
+    }
+    if (params.row_policy == QAE_ROW_AUTO && row_bytes < RowsPolicy::kMinClusterRowBytes) {
+        return false;
+    }
+    const int64_t max_chunks =
+        min_of(static_cast<int64_t>((shared - stage) / kChunkBytes), kMaxRingChunks);
+    const int cluster = choose_cluster(row_vectors, max_chunks);
+    if (cluster == 0) return false;
+    plan.cluster = cluster;
+    plan.slice_vectors = static_cast<int32_t>(ceil_div(row_vectors, cluster));
+    plan.slice_chunks =
+        static_cast<int32_t>(ceil_div(plan.slice_vectors, static_cast<int64_t>(kChunkVectors)));
+    plan.ring_chunks = static_cast<int32_t>(
+        clamp_of(RowsPolicy::kMaxRingSlices * plan.slice_chunks, 1, max_chunks));
+    return true;
+}
+
+inline void plan_blocks(const qae_loss_from_logits_params& params, const DeviceLimits& limits,
+                        LogitsPlan& plan) {
+    const int64_t row_vectors = params.logits.vocab_size * element_bytes(params.logits.dtype) / 16;
+    const size_t shared = max_dynamic_shared(limits), stage = stage_bytes(plan);
+    const int64_t room = stage < shared ? static_cast<int64_t>((shared - stage) / 16) : 0;
+    plan.cluster = 1;
+    plan.held_vectors = static_cast<int32_t>(min_of(row_vectors, room));
+}
+
+inline PlannedLogits plan_logits(const qae_loss_from_logits_params& params,
+                                 const DeviceLimits& limits) {
+    PlannedLogits planned = {};
+    LogitsLaunch& launch = planned.launch;
+    LogitsPlan& plan = launch.plan;
+    qae_loss_from_log_probs_params tokens = params.loss;
+    tokens.metrics = params.metrics != nullptr ? &params.metrics->loss : nullptr;
+    const PlannedLaunch of_tokens = plan_launch(tokens);
+    launch.loss = of_tokens.launch;
+    launch.loss.plan.num_units = 0;
+    launch.params = params;
+    planned.advantages = of_tokens.advantages;
+    plan.scale = softmax_scale(params.logits.temperature);
+    plan.stage_floats = launch.loss.plan.stage_floats;
+    planned.in_clusters = plan_clusters(params, limits, plan);
+    if (!planned.in_clusters) plan_blocks(params, limits, plan);
+    planned.shared_bytes =
+        stage_bytes(plan) + (planned.in_clusters
+                                 ? static_cast<size_t>(plan.ring_chunks) * kChunkBytes
+                                 : static_cast<size_t>(plan.held_vectors) * 16);
+    WorkspaceCursor cursor = {static_cast<char*>(params.loss.workspace), of_tokens.workspace_bytes};
+    launch.loss.plan.partials = cursor.take<Accumulator>(RowsPolicy::kMaxTeams);
+    plan.entropy_partials = cursor.take<EntropySums>(RowsPolicy::kMaxTeams);
+    // A ticket of the token kernels, which this launch does not use, is this launch's.
+    plan.compact_ticket = &launch.loss.plan.header->span_tickets[0];
+    if (is_compact(params)) {
+        plan.compact_begin = cursor.take<int64_t>(params.loss.layout.num_rows);
+    }
+    if (is_gspo(params)) {
+        const qae_layout& layout = params.loss.layout;
+        const int64_t padded =
+            layout.num_rows > 0 ? (layout.num_rows - 1) * layout.row_stride + layout.width : 0;
+        plan.measured = cursor.take<float>(layout.offsets != nullptr ? layout.num_slots : padded);
+    }
+    planned.workspace_bytes = cursor.used;
+    return planned;
+}
+
+inline bool is_valid(const qae_loss_from_logits_params& params) {
+    qae_loss_from_log_probs_params tokens = params.loss;
+    tokens.metrics = params.metrics != nullptr ? &params.metrics->loss : nullptr;
+    // What this operation computes itself, or does not need.
+    tokens.log_prob = params.logits.values;
+    if (tokens.d_log_prob == nullptr) tokens.d_log_prob = params.d_logits;
+    if (is_compact(params)) tokens.inactive_gradient = QAE_INACTIVE_ZERO_FILL;
+    qae_layout& layout = tokens.layout;
+    const bool is_indexed = params.slot_response != nullptr;
+    if (is_indexed) {
+        // Its slots are those of one row, as far as strides go.
+        const bool fits = layout.offsets == nullptr && layout.lengths == nullptr;
+        if (!fits || layout.num_rows < 0 || layout.num_rows > kMaxGrid) return false;
+        layout.num_rows = 1;
+        layout.width = layout.num_slots < kMaxGrid ? layout.num_slots : kMaxGrid;
+        layout.num_slots = layout.width;
+        layout.row_stride = layout.mask_row_stride = layout.gradient_row_stride = layout.width;
+    }
+    const bool needs_responses =
+        is_gspo(params) || is_compact(params) || params.loss.aggregation == QAE_SEQ_MEAN_TOKEN_MEAN;
+    const bool has_slots = params.loss.layout.num_slots > 0;
+    qae_logits logits = params.logits;
+    logits.num_rows = has_slots ? 1 : 0;
+    const int64_t bytes = element_bytes(params.logits.dtype);
+    return is_valid(tokens) && is_valid_logits(logits) && !(is_indexed && needs_responses) &&
+           in_range(params.loss.inactive_gradient, QAE_INACTIVE_COMPACT) &&
+           in_range(params.row_policy, QAE_ROW_BLOCK) && std::isfinite(params.entropy_coef) &&
+           params.d_row_stride >= params.logits.vocab_size &&
+           (!has_slots || params.d_logits != nullptr) && is_aligned(params.d_logits, bytes) &&
+           params.metrics != nullptr &&
+           (!is_compact(params) ||
+            (params.d_logits != params.logits.values && params.compact_rows >= 0));
+}
+
+template <class T>
+qae_result launch_pass(PlannedLogits& planned, const DeviceLimits& limits, void* stream) {
+    LogitsLaunch& arguments = planned.launch;
+    LogitsPlan& plan = arguments.plan;
+    const size_t max_shared = max_dynamic_shared(limits);
+    int64_t resident = limits.num_sms * RowsPolicy::kBlocksPerSm;
+    if (planned.in_clusters) {
+        int clusters = 0;
+        const qae_result result =
+            resident_clusters(loss_from_logits_cluster<T>, limits, plan.cluster,
+                              planned.shared_bytes, max_shared, clusters);
+        if (result != QAE_OK) return result;
+        resident = clusters;
+    }
+    const int64_t wanted = max_of(1, arguments.loss.params.layout.num_slots);
+    plan.num_teams = static_cast<int32_t>(min_of(min_of(resident, RowsPolicy::kMaxTeams), wanted));
+    arguments.loss.plan.group_blocks = plan.num_teams * plan.cluster;
+    if (planned.in_clusters) {
+        return launch_clusters("loss_from_logits_cluster", loss_from_logits_cluster<T>,
+                               plan.num_teams, plan.cluster, planned.shared_bytes, stream,
+                               arguments);
+    }
+    return launch_large("loss_from_logits_block", loss_from_logits_block<T>, plan.num_teams,
+                        planned.shared_bytes, max_shared, stream, arguments);
+}
+
+inline qae_result launch_dtype(PlannedLogits& planned, const DeviceLimits& limits, void* stream) {
+    switch (planned.launch.params.logits.dtype) {
+        case QAE_F32:
+            return launch_pass<float>(planned, limits, stream);
+        case QAE_BF16:
+            return launch_pass<Bf16>(planned, limits, stream);
+        default:
+            return launch_pass<F16>(planned, limits, stream);
+    }
+}
+
+inline qae_result launch_compact(const PlannedLogits& planned, void* stream) {
+    const int64_t num_rows = planned.launch.loss.params.layout.num_rows;
+    const int64_t grid = clamp_of(ceil_div(num_rows, static_cast<int64_t>(kBlockWarps)), 1,
+                                  RowsPolicy::kMaxCompactBlocks);
+    return launch("loss_from_logits_compact", loss_from_logits_compact, grid,
+                  stage_bytes(planned.launch.plan), stream, planned.launch);
+}
+
+}  // namespace QAE_NAMESPACE
+
+extern "C" uint64_t QAE_API(loss_from_logits_workspace_bytes)(
+    const qae_loss_from_logits_params* params) {
+    return QAE_NAMESPACE::plan_logits(*params, {1, 9, 0}).workspace_bytes;
+}
+
+extern "C" qae_result QAE_API(loss_from_logits)(const qae_loss_from_logits_params* params,
+                                                void* stream) {
+    using namespace QAE_NAMESPACE;
+    if (!is_valid(*params)) return QAE_INVALID_ARGUMENT;
+    DeviceLimits limits = {};
+    qae_result result = device_limits(limits);
+    if (result != QAE_OK) return result;
+    PlannedLogits planned = plan_logits(*params, limits);
+    if (params->loss.workspace_bytes < planned.workspace_bytes) return QAE_WORKSPACE_TOO_SMALL;
+    if (params->row_policy == QAE_ROW_CLUSTER && !planned.in_clusters) return QAE_INVALID_ARGUMENT;
+    if (needs_advantages_launch(params->loss)) {
+        result = launch_advantages(planned.advantages, stream);
+    }
+    if (result == QAE_OK && is_compact(*params)) result = launch_compact(planned, stream);
+    if (result == QAE_OK && is_gspo(*params)) {
+        planned.launch.plan.pass = kPassMeasure;
+        result = launch_dtype(planned, limits, stream);
+        planned.launch.plan.pass = kPassLoss;
+    }
+    return result == QAE_OK ? launch_dtype(planned, limits, stream) : result;
+}

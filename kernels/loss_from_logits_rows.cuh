@@ -1,0 +1,230 @@
+// One row of loss_from_logits between its two uses: from the softmax of the row to the loss of its
+// token, and to what its gradient is a function of.
+#pragma once
+
+#include "loss_from_logits.cuh"
+
+namespace QAE_NAMESPACE {
+
+// What the whole block knows of a row once its softmax is known.
+struct RowResult {
+    SoftmaxRow softmax;
+    float d_log_prob;
+    LogitGradient gradient;
+};
+
+// What one row adds to the launch's sums.
+struct RowSums {
+    ThreadSums tokens;
+    float entropy_loss;
+    bool has_entropy;
+};
+
+template <int kObjective>
+__device__ __forceinline__ float token_gradient(const LossLaunch& launch, const RowPiece& piece,
+                                                const RowTerms& response, const Token& token,
+                                                ThreadSums& sums, bool is_finite_token,
+                                                bool& is_usable) {
+    using Traits = LossTraits<kObjective, true, float>;
+    PieceStream<Traits> stream(launch, piece, response, sums);
+    stream.count_tokens(1);
+    if (!is_finite_token) {
+        // The advantage of a token of its own is counted where the token is.
+        stream.token_advantage(token, true);
+        is_usable = false;
+        return 0.0f;
+    }
+    return stream.step(token, true, is_usable);
+}
+
+__device__ __forceinline__ RowTerms response_terms(const LossLaunch& launch,
+                                                   const SlotRecord& record) {
+    RowTerms terms = {};
+    if (launch.params.objective != QAE_OBJECTIVE_GSPO) return terms;
+    const float limit = launch.options.seq_log_ratio_max;
+    terms.log_ratio = record.sequence_log_ratio;
+    terms.ratio = expf(fminf(terms.log_ratio, limit));
+    terms.gradient_ratio = terms.log_ratio <= limit ? terms.ratio : 0.0f;
+    terms.usable = is_finite(terms.log_ratio);
+    return terms;
+}
+
+// dL / d log_prob of the row's token, with its place in the sums; every thread for itself.
+__device__ __forceinline__ float row_token_gradient(const LossLaunch& launch,
+                                                    const SlotRecord& record, float log_prob,
+                                                    bool acts, ThreadSums& sums, bool& is_usable) {
+    const qae_loss_from_log_probs_params& params = launch.params;
+    const RowTerms response = response_terms(launch, record);
+    RowPiece piece = {};
+    piece.share = record.share;
+    piece.coefficient =
+        static_cast<float>(record.share * (loss_factor(params) * params.grad_scale));
+    piece.advantage = record.advantage;
+    piece.weight = params.weight_per_response != 0 ? record.weight : 1.0f;
+    const Token token = {log_prob, record.old_log_prob, record.ref_log_prob, record.weight,
+                         record.advantage};
+    // GSPO's own stream sees a token's log-ratio only through its response.
+    const bool has_old = params.old_log_prob != nullptr;
+    const bool is_finite_token = is_finite(has_old ? log_prob - record.old_log_prob : log_prob);
+    const unsigned nonfinite_before = sums.nonfinite_tokens;
+    float gradient;
+    switch (params.objective) {
+        case QAE_OBJECTIVE_CLIP:
+            gradient = token_gradient<QAE_OBJECTIVE_CLIP>(launch, piece, response, token, sums,
+                                                          is_finite_token, is_usable);
+            break;
+        case QAE_OBJECTIVE_GSPO:
+            gradient = token_gradient<QAE_OBJECTIVE_GSPO>(launch, piece, response, token, sums,
+                                                          is_finite_token, is_usable);
+            break;
+        case QAE_OBJECTIVE_CISPO:
+            gradient = token_gradient<QAE_OBJECTIVE_CISPO>(launch, piece, response, token, sums,
+                                                           is_finite_token, is_usable);
+            break;
+        case QAE_OBJECTIVE_SAPO:
+            gradient = token_gradient<QAE_OBJECTIVE_SAPO>(launch, piece, response, token, sums,
+                                                          is_finite_token, is_usable);
+            break;
+        default:
+            gradient = token_gradient<QAE_OBJECTIVE_REINFORCE>(launch, piece, response, token, sums,
+                                                               is_finite_token, is_usable);
+    }
+    sums.nonfinite_tokens = nonfinite_before + (acts && !is_usable ? 1u : 0u);
+    return gradient;
+}
+
+// The gradient of a token and its row from the row's softmax.
+__device__ __forceinline__ RowResult judge_row(const LogitsLaunch& launch, const SlotRecord& record,
+                                               const SoftmaxSums& softmax, float own_logit,
+                                               RowSums& sums) {
+    const bool acts = (record.flags & kSlotActs) != 0;
+    const LogitsPlan& plan = launch.plan;
+    RowResult result;
+    result.softmax = record.column >= 0
+                         ? softmax_row(softmax, own_logit, plan.scale.inverse_temperature)
+                         : unusable_row();
+    sums.tokens = ThreadSums();
+    sums.entropy_loss = 0.0f;
+    bool is_usable;
+    const float g = row_token_gradient(launch.loss, record, result.softmax.log_prob, acts,
+                                       sums.tokens, is_usable);
+    // A token id outside the vocabulary is counted as that.
+    if (record.column < 0) sums.tokens.nonfinite_tokens = 0;
+    float h = 0.0f;
+    sums.has_entropy = is_usable;
+    if (is_usable) {
+        sums.entropy_loss = result.softmax.entropy * record.share;
+        const double weight = loss_factor(launch.loss.params) * launch.loss.params.grad_scale;
+        h = static_cast<float>(-static_cast<double>(launch.params.entropy_coef) * record.share *
+                               weight);
+        // Adding +0 keeps an exact zero from being negative.
+        h += 0.0f;
+    }
+    result.d_log_prob = is_usable ? g : 0.0f;
+    result.gradient = logit_gradient(softmax, plan.scale.log2, plan.scale.inverse_temperature,
+                                     result.d_log_prob, is_finite(h) ? h : 0.0f);
+    return result;
+}
+
+__device__ __forceinline__ void add_row(Accumulator& total, const ThreadSums& sums) {
+    total.pg_loss += sums.pg_loss;
+    total.kl_loss += sums.kl_loss;
+    total.neg_log_ratio += sums.neg_log_ratio;
+    total.min_ratio = fminf(total.min_ratio, sums.min_ratio);
+    total.max_ratio = fmaxf(total.max_ratio, sums.max_ratio);
+    total.tokens += sums.tokens;
+    total.active_tokens += sums.active_tokens;
+    total.clipped_above += sums.clipped_above;
+    total.clipped_below += sums.clipped_below;
+    total.dual_clipped += sums.dual_clipped;
+    total.nonfinite_tokens += sums.nonfinite_tokens;
+    total.nonfinite_advantages += sums.nonfinite_advantages;
+}
+
+__device__ __forceinline__ void add_entropy(EntropySums& total, const RowSums& sums,
+                                            float advantage, float entropy) {
+    if (!sums.has_entropy) return;
+    total.loss += sums.entropy_loss;
+    total.positive += advantage > 0.0f ? entropy : 0.0f;
+    total.negative += advantage < 0.0f ? entropy : 0.0f;
+    total.zero += advantage == 0.0f ? entropy : 0.0f;
+    total.positive_tokens += advantage > 0.0f;
+    total.negative_tokens += advantage < 0.0f;
+    total.zero_tokens += advantage == 0.0f;
+}
+
+// Where a block gathers its rows: the sums in the first warp's place of those that are reduced.
+struct BlockSums {
+    SharedPointer<Accumulator> warp_sums;
+    SharedPointer<EntropySums> entropy;
+};
+
+// One thread of the team stores a row's numbers and adds them up.
+__device__ __forceinline__ void record_row(const LogitsLaunch& launch, const SlotRecord& record,
+                                           const RowResult& result, const RowSums& sums,
+                                           const BlockSums& totals) {
+    store_row_outputs(launch, record.output, result.softmax.log_prob, result.softmax.entropy,
+                      result.d_log_prob);
+    Accumulator total = totals.warp_sums[0];
+    add_row(total, sums.tokens);
+    totals.warp_sums[0] = total;
+    EntropySums entropy = totals.entropy[0];
+    add_entropy(entropy, sums, record.advantage, result.softmax.entropy);
+    totals.entropy[0] = entropy;
+}
+
+// GSPO's first launch: the row's log-prob, for the mean over its response.
+__device__ __forceinline__ void measure_row(const LogitsLaunch& launch, const SlotRecord& record,
+                                            const SoftmaxSums& softmax, float own_logit, int rank) {
+    if (rank != 0 || threadIdx.x != 0) return;
+    const SoftmaxRow row = softmax_row(softmax, own_logit, launch.plan.scale.inverse_temperature);
+    store(launch.plan.measured + record.input,
+          record.column >= 0 ? row.log_prob : unusable_row().log_prob);
+}
+
+// Whether a response has a valid token with an advantage, by a warp.
+__device__ __forceinline__ bool has_active_token(const LogitsLaunch& launch, int64_t response,
+                                                 const RowExtent& extent, float advantage) {
+    if (advantage == 0.0f) return false;
+    const qae_layout& layout = launch.loss.params.layout;
+    const bool is_packed = layout.offsets != nullptr;
+    const int64_t input = is_packed ? extent.position : response * layout.row_stride;
+    const int64_t mask = is_packed ? extent.position : response * layout.mask_row_stride;
+    for (int64_t t = 0; t < extent.num_valid; t += kWarpThreads) {
+        const int64_t mine = t + lane_index();
+        const bool acts = mine < extent.num_valid && !is_masked_out(layout, mask + mine) &&
+                          token_advantage(launch, input + mine, advantage, false) != 0.0f;
+        if (__any_sync(kFullWarp, acts)) return true;
+    }
+    return false;
+}
+
+// The groups' outputs and counts, and the responses' states, by all warps of the grid: what the
+// launch does besides its rows. The rows of an indexed layout tell in the end which responses have a
+// token.
+__device__ __noinline__ void count_responses(const LogitsLaunch& launch,
+                                             SharedPointer<float> stages) {
+    const qae_loss_from_log_probs_params& params = launch.loss.params;
+    const SharedPointer<float> stage = stages + warp_index() * launch.plan.stage_floats;
+    if (params.advantage_source == QAE_ADVANTAGE_FROM_REWARDS &&
+        launch.loss.plan.advantage == nullptr) {
+        compute_groups(launch.loss, stages);
+    }
+    const int64_t num_warps = static_cast<int64_t>(gridDim.x) * kBlockWarps;
+    for (int64_t response = static_cast<int64_t>(blockIdx.x) * kBlockWarps + warp_index();
+         response < params.layout.num_rows; response += num_warps) {
+        const float advantage = row_advantage(launch.loss, response, stage, true);
+        unsigned state = sign_state(launch.loss, advantage);
+        if (launch.params.slot_response == nullptr) {
+            const RowExtent extent = row_extent_uniform(params.layout, response);
+            count_left_out(&launch.loss.plan.header->out_of_range, extent.out_of_range);
+            const bool is_active = has_active_token(launch, response, extent, advantage);
+            state |= is_active ? kRowActive : 0u;
+        }
+        if (lane_index() == 0) {
+            store(launch.loss.plan.row_state + response, static_cast<uint8_t>(state));
+        }
+    }
+}
+
+}  // namespace QAE_NAMESPACE
