@@ -61,22 +61,22 @@ __device__ __forceinline__ SoftmaxSums sum_row(const T* row, int64_t num_columns
 }
 
 template <bool kByWarp>
-__device__ __forceinline__ SoftmaxSums team_softmax(SoftmaxSums sums, float scale) {
-    sums = warp_softmax(sums, scale);
+__device__ __forceinline__ SoftmaxSums team_softmax(SoftmaxSums sums) {
+    sums = warp_softmax(sums);
     if constexpr (!kByWarp) {
         QAE_SHARED(SoftmaxSums, of_warp, kBlockWarps);
         if (lane_index() == 0) of_warp[warp_index()] = sums;
         __syncthreads();
         SoftmaxSums mine;
         if (lane_index() < kBlockWarps) mine = of_warp[lane_index()];
-        sums = warp_softmax(mine, scale);
+        sums = warp_softmax(mine);
     }
     return sums;
 }
 
 struct LogProbsLaunch {
     qae_log_probs_from_logits_params params;
-    SoftmaxScale scale;
+    float scale;  // log2(e) / T
 };
 
 __device__ __forceinline__ void store_row(const LogProbOutputs& outputs, int64_t row,
@@ -101,12 +101,27 @@ __device__ __forceinline__ qae_softmax_stats load_stats(const qae_softmax_stats*
             __uint_as_float(words.w)};
 }
 
-__device__ __forceinline__ SoftmaxSums to_sums(const qae_softmax_stats& stats) {
-    return {stats.max_logit, stats.sum_exp, stats.sum_exp_z * (1.0f / kLn2)};
+// The same sums relative to another shift, `difference` below the present one.
+__device__ __forceinline__ SoftmaxSums shifted(const SoftmaxSums& sums, float shift,
+                                               float difference) {
+    const float factor = exp2_approx(difference);
+    return {shift, factor * sums.sum, factor * fmaf(sums.sum, difference, sums.sum_d)};
 }
 
-__device__ __forceinline__ qae_softmax_stats to_stats(const SoftmaxSums& sums, float own_logit) {
-    return {sums.max, sums.sum, sums.sum_d * kLn2, own_logit};
+// The stored sums are relative to a logit, as the formulas in qae.h say, and not to the rounded shift:
+// what the rounding took is put back.
+__device__ __forceinline__ qae_softmax_stats to_stats(const SoftmaxSums& sums, float own_logit,
+                                                      float scale) {
+    const float max_logit = fminf(fmaxf(sums.shift / scale, -kMaxFloat), kMaxFloat);
+    const float residue = fmaxf(fmaf(-max_logit, scale, sums.shift), kLowestExponent);
+    const SoftmaxSums exact = shifted(sums, sums.shift, residue);
+    return {max_logit, exact.sum, exact.sum_d * kLn2, own_logit};
+}
+
+__device__ __forceinline__ SoftmaxSums to_sums(const qae_softmax_stats& stats, float scale) {
+    const float shift = fminf(fmaxf(stats.max_logit * scale, -kMaxFloat), kMaxFloat);
+    const float residue = fmaxf(fmaf(stats.max_logit, scale, -shift), kLowestExponent);
+    return shifted({shift, stats.sum_exp, stats.sum_exp_z * (1.0f / kLn2)}, shift, residue);
 }
 
 template <class T, bool kByWarp>
@@ -121,7 +136,8 @@ __global__ void __launch_bounds__(kBlockThreads)
     if (params.mask != nullptr && load(params.mask + row) == 0) {
         if (team.rank() == 0) {
             store_row(outputs, row, {0.0f, 0.0f, 0.0f});
-            store_stats(params.stats, row, to_stats(SoftmaxSums(), -__builtin_huge_valf()));
+            store_stats(params.stats, row,
+                        to_stats(SoftmaxSums(), -__builtin_huge_valf(), launch.scale));
         }
         return;
     }
@@ -136,19 +152,19 @@ __global__ void __launch_bounds__(kBlockThreads)
         has_token = column >= 0;
         if (has_token) own_logit = to_float(load_streaming(values + column));
     }
-    SoftmaxSums sums = sum_row(values, logits.vocab_size, launch.scale.log2, team.rank(),
-                               RowTeam<kByWarp>::kThreads);
-    sums = team_softmax<kByWarp>(sums, launch.scale.log2);
+    SoftmaxSums sums =
+        sum_row(values, logits.vocab_size, launch.scale, team.rank(), RowTeam<kByWarp>::kThreads);
+    sums = team_softmax<kByWarp>(sums);
     if (team.rank() != 0) return;
-    store_stats(params.stats, row, to_stats(sums, own_logit));
-    SoftmaxRow result = softmax_row(sums, own_logit, launch.scale.inverse_temperature);
+    store_stats(params.stats, row, to_stats(sums, own_logit, launch.scale));
+    SoftmaxRow result = softmax_row(sums, own_logit, launch.scale);
     if (!has_token) result = unusable_row();
     store_row(outputs, row, result);
 }
 
 struct MergeLaunch {
     qae_merge_softmax_stats_params params;
-    SoftmaxScale scale;
+    float scale;  // log2(e) / T
 };
 
 // A thread a row: 16 bytes from each shard.
@@ -164,19 +180,19 @@ __global__ void __launch_bounds__(kBlockThreads)
     const bool is_masked = params.mask != nullptr && load(params.mask + row) == 0;
     for (int shard = 0; shard < params.num_shards && !is_masked; ++shard) {
         const qae_softmax_stats stats = load_stats(params.shards + shard * params.num_rows, row);
-        sums = merge(sums, to_sums(stats), launch.scale.log2);
+        sums = merge(sums, to_sums(stats, launch.scale));
         // At most one shard holds the token.
         if (!(stats.own_logit == none)) own_logit = stats.own_logit;
     }
-    store_stats(params.stats, row, to_stats(sums, own_logit));
-    store_row(outputs, row,
-              is_masked ? SoftmaxRow{0.0f, 0.0f, 0.0f}
-                        : softmax_row(sums, own_logit, launch.scale.inverse_temperature));
+    store_stats(params.stats, row, to_stats(sums, own_logit, launch.scale));
+    store_row(
+        outputs, row,
+        is_masked ? SoftmaxRow{0.0f, 0.0f, 0.0f} : softmax_row(sums, own_logit, launch.scale));
 }
 
 struct LogProbsBackwardLaunch {
     qae_log_probs_from_logits_backward_params params;
-    SoftmaxScale scale;
+    float scale;  // log2(e) / T
 };
 
 // The gradient of a row from its logits, which may be the same memory: each element is read and then
@@ -240,11 +256,10 @@ __global__ void __launch_bounds__(kBlockThreads)
         return;
     }
     const qae_softmax_stats stats = load_stats(params.stats, row);
-    const bool has_log_prob = fabsf(stats.own_logit) <= -kLowestFloat;
+    const bool has_log_prob = fabsf(stats.own_logit) <= kMaxFloat;
     const float g = has_log_prob && is_finite(given_g) ? given_g : 0.0f;
     const float h = is_finite(given_h) ? given_h : 0.0f;
-    const LogitGradient gradient =
-        logit_gradient(to_sums(stats), launch.scale.log2, launch.scale.inverse_temperature, g, h);
+    const LogitGradient gradient = logit_gradient(to_sums(stats, launch.scale), launch.scale, g, h);
     if (gradient.is_zero) {
         zero_row(target, logits.vocab_size, team.rank(), RowTeam<kByWarp>::kThreads);
         return;

@@ -8,14 +8,9 @@
 
 namespace QAE_NAMESPACE {
 
-struct SoftmaxScale {
-    float log2;  // log2(e) / T
-    float inverse_temperature;
-};
-
-inline SoftmaxScale softmax_scale(float temperature) {
-    const double inverse = 1.0 / static_cast<double>(temperature);
-    return {static_cast<float>(1.44269504088896340736 * inverse), static_cast<float>(inverse)};
+// log2(e) / T.
+inline float softmax_scale(float temperature) {
+    return static_cast<float>(1.44269504088896340736 / static_cast<double>(temperature));
 }
 
 struct LogProbOutputs {
@@ -23,11 +18,6 @@ struct LogProbOutputs {
     float* entropy;
     float* log_sum_exp;
 };
-
-__device__ __forceinline__ SoftmaxRow unusable_row() {
-    const float nan = __int_as_float(0x7fffffff);
-    return {nan, nan, nan};
-}
 
 // The first element of a row.
 __device__ __forceinline__ int64_t row_offset(int64_t width, int64_t row_stride,
@@ -53,7 +43,7 @@ __device__ __forceinline__ uint4 token_vector_gradient(const LogitGradient& grad
 inline int64_t element_bytes(int32_t dtype) { return dtype == QAE_F32 ? 4 : 2; }
 
 inline bool is_valid_temperature(float temperature) {
-    // Its inverse, in units of log 2, has to be a number too.
+    // Its inverse has to be a number too.
     return temperature >= 1e-30f && temperature <= 1e30f;
 }
 

@@ -22,7 +22,7 @@ enum LogitsPass {
 };
 
 struct LogitsPlan {
-    SoftmaxScale scale;
+    float scale;  // log2(e) / T
     int32_t pass;
     int32_t num_teams;      // clusters, or blocks, each of which takes every num_teams-th slot
     int32_t cluster;        // blocks of a team

@@ -18,7 +18,7 @@ struct BlockRows {
     // The thread's part of the row; what is held is read by the same thread again, so that no barrier
     // is needed for it.
     __device__ __forceinline__ SoftmaxSums sum_part(const T* row, const RowVectors& vectors) const {
-        const float scale = launch.plan.scale.log2;
+        const float scale = launch.plan.scale;
         const uint4* const whole = reinterpret_cast<const uint4*>(row + vectors.head);
         const int num_held = launch.plan.held_vectors;
         const int thread = static_cast<int>(threadIdx.x);
@@ -51,15 +51,14 @@ struct BlockRows {
 
     __device__ __forceinline__ SoftmaxSums sum_row(const T* row, const RowVectors& vectors,
                                                    int column, float& own) {
-        const float scale = launch.plan.scale.log2;
         const SharedPointer<float4> of_warps = partials + row_parity * kBlockWarps;
         const SharedPointer<float> own_place = own_logit + row_parity;
         // Issued before the row's loads, and done before anything of the row is overwritten.
         float found = 0.0f;
         if (threadIdx.x == 0 && column >= 0) found = to_float(load_streaming(row + column));
-        const SoftmaxSums of_warp = warp_softmax(sum_part(row, vectors), scale);
+        const SoftmaxSums of_warp = warp_softmax(sum_part(row, vectors));
         if (lane_index() == 0) {
-            of_warps[warp_index()] = float4{of_warp.max, of_warp.sum, of_warp.sum_d, 0.0f};
+            of_warps[warp_index()] = float4{of_warp.shift, of_warp.sum, of_warp.sum_d, 0.0f};
         }
         if (threadIdx.x == 0) own_place[0] = found;
         __syncthreads();
@@ -70,7 +69,7 @@ struct BlockRows {
         }
         own = own_place[0];
         row_parity ^= 1;
-        return warp_softmax(sums, scale);
+        return warp_softmax(sums);
     }
 
     // Whole vectors of a target that is aligned like the row.

@@ -156,7 +156,7 @@ struct ClusterRows {
 
     // All threads: the sums of the thread's part of the slice.
     __device__ __forceinline__ SoftmaxSums sum_slice(const RowSlice<T>& slice) {
-        const float scale = launch.plan.scale.log2;
+        const float scale = launch.plan.scale;
         SoftmaxSums sums;
         // The few elements outside whole vectors belong to the first block.
         const int thread = static_cast<int>(threadIdx.x);
@@ -214,13 +214,12 @@ struct ClusterRows {
     __device__ __forceinline__ SoftmaxSums sum_row(const RowSlice<T>& slice, int column,
                                                    float& own_logit) {
         const int cluster = launch.plan.cluster;
-        const float scale = launch.plan.scale.log2;
-        const SoftmaxSums of_warp = warp_softmax(sum_slice(slice), scale);
+        const SoftmaxSums of_warp = warp_softmax(sum_slice(slice));
         const SharedPointer<float4> partials = exchange.partials + row_parity * kExchangePartials;
         const SharedPointer<float> own = exchange.own_logit + row_parity;
         const int lane = lane_index();
         if (lane < cluster) {
-            const float4 partial = {of_warp.max, of_warp.sum, of_warp.sum_d, 0.0f};
+            const float4 partial = {of_warp.shift, of_warp.sum, of_warp.sum_d, 0.0f};
             store_remote(partials + (rank * kBlockWarps + warp_index()),
                          static_cast<unsigned>(lane), partial);
             float logit;
@@ -233,11 +232,11 @@ struct ClusterRows {
         SoftmaxSums sums;
         for (int i = lane; i < cluster * kBlockWarps; i += kWarpThreads) {
             const float4 partial = partials[i];
-            sums = merge(sums, {partial.x, partial.y, partial.z}, scale);
+            sums = merge(sums, {partial.x, partial.y, partial.z});
         }
         own_logit = column >= 0 ? static_cast<float>(own[0]) : 0.0f;
         row_parity ^= 1;
-        return warp_softmax(sums, scale);
+        return warp_softmax(sums);
     }
 
     // Every thread writes the gradient over the vectors that it reads.

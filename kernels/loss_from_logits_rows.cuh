@@ -98,11 +98,9 @@ __device__ __forceinline__ RowResult judge_row(const LogitsLaunch& launch, const
                                                const SoftmaxSums& softmax, float own_logit,
                                                RowSums& sums) {
     const bool acts = (record.flags & kSlotActs) != 0;
-    const LogitsPlan& plan = launch.plan;
     RowResult result;
-    result.softmax = record.column >= 0
-                         ? softmax_row(softmax, own_logit, plan.scale.inverse_temperature)
-                         : unusable_row();
+    result.softmax =
+        record.column >= 0 ? softmax_row(softmax, own_logit, launch.plan.scale) : unusable_row();
     sums.tokens = ThreadSums();
     sums.entropy_loss = 0.0f;
     bool is_usable;
@@ -121,8 +119,8 @@ __device__ __forceinline__ RowResult judge_row(const LogitsLaunch& launch, const
         h += 0.0f;
     }
     result.d_log_prob = is_usable ? g : 0.0f;
-    result.gradient = logit_gradient(softmax, plan.scale.log2, plan.scale.inverse_temperature,
-                                     result.d_log_prob, is_finite(h) ? h : 0.0f);
+    result.gradient =
+        logit_gradient(softmax, launch.plan.scale, result.d_log_prob, is_finite(h) ? h : 0.0f);
     return result;
 }
 
@@ -177,7 +175,7 @@ __device__ __forceinline__ void record_row(const LogitsLaunch& launch, const Slo
 __device__ __forceinline__ void measure_row(const LogitsLaunch& launch, const SlotRecord& record,
                                             const SoftmaxSums& softmax, float own_logit, int rank) {
     if (rank != 0 || threadIdx.x != 0) return;
-    const SoftmaxRow row = softmax_row(softmax, own_logit, launch.plan.scale.inverse_temperature);
+    const SoftmaxRow row = softmax_row(softmax, own_logit, launch.plan.scale);
     store(launch.plan.measured + record.input,
           record.column >= 0 ? row.log_prob : unusable_row().log_prob);
 }

@@ -177,16 +177,16 @@ __device__ __forceinline__ uint4 gradient_vector(const LogitGradient& gradient,
 
 // The sums of a warp's lanes, the same bits in all of them: a butterfly alone would give each lane
 // its own rounding.
-__device__ __forceinline__ SoftmaxSums warp_softmax(SoftmaxSums sums, float scale) {
+__device__ __forceinline__ SoftmaxSums warp_softmax(SoftmaxSums sums) {
 #pragma unroll
     for (int bits = kWarpThreads / 2; bits > 0; bits /= 2) {
         SoftmaxSums other;
-        other.max = __shfl_xor_sync(kFullWarp, sums.max, bits);
+        other.shift = __shfl_xor_sync(kFullWarp, sums.shift, bits);
         other.sum = __shfl_xor_sync(kFullWarp, sums.sum, bits);
         other.sum_d = __shfl_xor_sync(kFullWarp, sums.sum_d, bits);
-        sums = merge(sums, other, scale);
+        sums = merge(sums, other);
     }
-    sums.max = __shfl_sync(kFullWarp, sums.max, 0);
+    sums.shift = __shfl_sync(kFullWarp, sums.shift, 0);
     sums.sum = __shfl_sync(kFullWarp, sums.sum, 0);
     sums.sum_d = __shfl_sync(kFullWarp, sums.sum_d, 0);
     return sums;
