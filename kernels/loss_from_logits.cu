@@ -63,20 +63,20 @@ __device__ __noinline__ void publish_entropy(const LogitsLaunch& launch) {
         sums.negative_tokens += other.negative_tokens;
     }
     const double entropy_loss = loss_factor(launch.loss.params) * warp_sum(sums.loss);
-    const double floats[4] = {entropy_loss, warp_sum(sums.positive), warp_sum(sums.zero),
-                              warp_sum(sums.negative)};
-    const unsigned long long counts[3] = {__reduce_add_sync(kFullWarp, sums.positive_tokens),
-                                          __reduce_add_sync(kFullWarp, sums.zero_tokens),
-                                          __reduce_add_sync(kFullWarp, sums.negative_tokens)};
+    const double positive = warp_sum(sums.positive), zero = warp_sum(sums.zero),
+                 negative = warp_sum(sums.negative);
+    const unsigned positive_tokens = __reduce_add_sync(kFullWarp, sums.positive_tokens);
+    const unsigned zero_tokens = __reduce_add_sync(kFullWarp, sums.zero_tokens);
+    const unsigned negative_tokens = __reduce_add_sync(kFullWarp, sums.negative_tokens);
     if (lane_index() != 0) return;
     qae_logits_metrics* const metrics = launch.params.metrics;
-    double* const float_fields = &metrics->entropy_loss;
-    unsigned long long* const count_fields =
-        reinterpret_cast<unsigned long long*>(&metrics->positive_tokens);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) store(float_fields + i, floats[i]);
-#pragma unroll
-    for (int i = 0; i < 3; ++i) store(count_fields + i, counts[i]);
+    store(&metrics->entropy_loss, entropy_loss);
+    store(&metrics->entropy_positive, positive);
+    store(&metrics->entropy_zero, zero);
+    store(&metrics->entropy_negative, negative);
+    store(&metrics->positive_tokens, static_cast<uint64_t>(positive_tokens));
+    store(&metrics->zero_tokens, static_cast<uint64_t>(zero_tokens));
+    store(&metrics->negative_tokens, static_cast<uint64_t>(negative_tokens));
     const double coefficient = static_cast<double>(launch.params.entropy_coef);
     if (coefficient != 0.0) {
         const double loss = load_coherent(&metrics->loss.loss);

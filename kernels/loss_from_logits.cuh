@@ -64,6 +64,8 @@ struct SlotRecord {
 };
 static_assert(sizeof(SlotRecord) == 64, "records are copied as 16-byte words");
 constexpr int kSlotReads = 1, kSlotActs = 2, kSlotWrites = 4;
+// Read for the sake of its response: its log-ratio is part of GSPO's mean.
+constexpr int kSlotCarries = 8;
 
 // Of a response, for its slots.
 struct ResponseTerms {
@@ -73,6 +75,7 @@ struct ResponseTerms {
     int64_t compact_begin;
     float advantage, share, sequence_log_ratio;
     bool acts;
+    bool carries;  // GSPO, advantages per token: all its tokens are in the mean of one that acts
 };
 
 // Where a slot stands.
@@ -169,6 +172,23 @@ __device__ __forceinline__ int64_t count_slots(const LogitsLaunch& launch, int64
     return __reduce_add_sync(kFullWarp, count);
 }
 
+// Whether a response has a valid token with an advantage, by a warp.
+__device__ __forceinline__ bool has_active_token(const LogitsLaunch& launch, int64_t response,
+                                                 const RowExtent& extent, float advantage) {
+    if (advantage == 0.0f) return false;
+    const qae_layout& layout = launch.loss.params.layout;
+    const bool is_packed = layout.offsets != nullptr;
+    const int64_t input = is_packed ? extent.position : response * layout.row_stride;
+    const int64_t mask = is_packed ? extent.position : response * layout.mask_row_stride;
+    for (int64_t t = 0; t < extent.num_valid; t += kWarpThreads) {
+        const int64_t mine = t + lane_index();
+        const bool acts = mine < extent.num_valid && !is_masked_out(layout, mask + mine) &&
+                          token_advantage(launch, input + mine, advantage, false) != 0.0f;
+        if (__any_sync(kFullWarp, acts)) return true;
+    }
+    return false;
+}
+
 // The mean log-ratio of a response's valid tokens (GSPO 2507.18071), from measured log-probs, by a
 // warp. A token that is not finite makes it not finite.
 __device__ __forceinline__ float sequence_log_ratio(const LogitsLaunch& launch, int64_t response,
@@ -212,10 +232,11 @@ __device__ __noinline__ ResponseTerms describe_response(const LogitsLaunch& laun
     const int64_t counted =
         count_slots(launch, response, 0, terms.num_valid, terms.advantage, false);
     if (counted == 0) return terms;
+    terms.carries = is_gspo && has_active_token(launch, response, extent, terms.advantage);
     if (params.aggregation == QAE_SEQ_MEAN_TOKEN_MEAN) {
         terms.share = static_cast<float>(1.0 / static_cast<double>(counted));
     }
-    const bool needs_ratio = terms.advantage != 0.0f || params.metrics_scope == QAE_METRICS_ALL;
+    const bool needs_ratio = terms.carries || params.metrics_scope == QAE_METRICS_ALL;
     if (is_gspo && needs_ratio && launch.plan.pass == kPassLoss) {
         terms.sequence_log_ratio = sequence_log_ratio(launch, response, terms, counted);
     }

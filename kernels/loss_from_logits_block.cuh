@@ -13,6 +13,7 @@ struct BlockRows {
     const SharedPointer<uint4> held;       // [held_vectors] the row's first vectors
     const SharedPointer<float4> partials;  // [2][kBlockWarps]
     const SharedPointer<float> own_logit;  // [2]
+    const float factor;
     int row_parity = 0;
 
     // The thread's part of the row; what is held is read by the same thread again, so that no barrier
@@ -142,7 +143,7 @@ struct BlockRows {
             return;
         }
         RowSums sums;
-        const RowResult result = judge_row(launch, record, softmax, own, sums);
+        const RowResult result = judge_row(launch, record, factor, softmax, own, sums);
         if (threadIdx.x == 0) record_row(launch, record, result, sums, totals);
         if ((record.flags & kSlotWrites) == 0) return;
         T* const target = static_cast<T*>(launch.params.d_logits) + record.gradient;
@@ -169,12 +170,13 @@ __device__ __forceinline__ void compute_block(const LogitsLaunch& launch,
     const int team = static_cast<int>(blockIdx.x);
     const SharedPointer<float> stages =
         shared_cast<float>(dynamic + static_cast<int64_t>(plan.held_vectors) * 16);
-    BlockRows<T> rows = {launch, shared_cast<uint4>(dynamic), partials, own_logit};
+    BlockRows<T> rows = {launch, shared_cast<uint4>(dynamic), partials, own_logit,
+                         gradient_factor(launch)};
     if (plan.pass == kPassLoss) count_responses(launch, stages);
     const int64_t num_slots = launch.loss.params.layout.num_slots;
     const int64_t step = static_cast<int64_t>(kBatchSlots) * plan.num_teams;
     for (int64_t first = team; first < num_slots; first += step) {
-        describe_slots(launch, first, true, records, stages);
+        describe_slots(launch, first, plan.pass == kPassLoss, records, stages);
         __syncthreads();
         const ListCounts counts = list_slots(records, {read_list, zero_list});
         __syncthreads();

@@ -150,6 +150,7 @@ struct ClusterRows {
     const Ring ring;
     const Exchange exchange;
     const int rank;
+    const float factor;
     RingPlace consumed;  // of the row that is being worked on
     int row_parity = 0;
     float edge_logit = 0.0f;
@@ -340,7 +341,7 @@ struct ClusterRows {
             return;
         }
         RowSums sums;
-        const RowResult result = judge_row(launch, record, softmax, own_logit, sums);
+        const RowResult result = judge_row(launch, record, factor, softmax, own_logit, sums);
         if (rank == 0 && threadIdx.x == 0) record_row(launch, record, result, sums, totals);
         T* const target = static_cast<T*>(launch.params.d_logits) + record.gradient;
         const bool writes = (record.flags & kSlotWrites) != 0;
@@ -383,12 +384,12 @@ __device__ __forceinline__ void compute_cluster(const LogitsLaunch& launch,
     cluster_arrive();
     cluster_wait();
     const Ring ring = {dynamic, landed};
-    ClusterRows<T> rows = {launch, ring, {partials, own_logit}, rank};
+    ClusterRows<T> rows = {launch, ring, {partials, own_logit}, rank, gradient_factor(launch)};
     RingPlace loaded;
     const int64_t num_slots = launch.loss.params.layout.num_slots;
     const int64_t step = static_cast<int64_t>(kBatchSlots) * plan.num_teams;
     for (int64_t first = team; first < num_slots; first += step) {
-        describe_slots(launch, first, rank == 0, records, stages);
+        describe_slots(launch, first, rank == 0 && plan.pass == kPassLoss, records, stages);
         __syncthreads();
         const ListCounts counts = list_slots(records, {read_list, zero_list});
         __syncthreads();

@@ -34,7 +34,7 @@ __device__ __forceinline__ float token_gradient(const LossLaunch& launch, const 
         is_usable = false;
         return 0.0f;
     }
-    return stream.step(token, true, is_usable);
+    return stream.step(token, true, &is_usable);
 }
 
 __device__ __forceinline__ RowTerms response_terms(const LossLaunch& launch,
@@ -51,22 +51,22 @@ __device__ __forceinline__ RowTerms response_terms(const LossLaunch& launch,
 
 // dL / d log_prob of the row's token, with its place in the sums; every thread for itself.
 __device__ __forceinline__ float row_token_gradient(const LossLaunch& launch,
-                                                    const SlotRecord& record, float log_prob,
-                                                    bool acts, ThreadSums& sums, bool& is_usable) {
+                                                    const SlotRecord& record, float factor,
+                                                    float log_prob, bool has_finite_terms,
+                                                    ThreadSums& sums, bool& is_usable) {
     const qae_loss_from_log_probs_params& params = launch.params;
     const RowTerms response = response_terms(launch, record);
     RowPiece piece = {};
     piece.share = record.share;
-    piece.coefficient =
-        static_cast<float>(record.share * (loss_factor(params) * params.grad_scale));
+    piece.coefficient = record.share * factor;
     piece.advantage = record.advantage;
     piece.weight = params.weight_per_response != 0 ? record.weight : 1.0f;
     const Token token = {log_prob, record.old_log_prob, record.ref_log_prob, record.weight,
                          record.advantage};
     // GSPO's own stream sees a token's log-ratio only through its response.
     const bool has_old = params.old_log_prob != nullptr;
-    const bool is_finite_token = is_finite(has_old ? log_prob - record.old_log_prob : log_prob);
-    const unsigned nonfinite_before = sums.nonfinite_tokens;
+    const bool is_finite_token =
+        has_finite_terms && is_finite(has_old ? log_prob - record.old_log_prob : log_prob);
     float gradient;
     switch (params.objective) {
         case QAE_OBJECTIVE_CLIP:
@@ -89,38 +89,50 @@ __device__ __forceinline__ float row_token_gradient(const LossLaunch& launch,
             gradient = token_gradient<QAE_OBJECTIVE_REINFORCE>(launch, piece, response, token, sums,
                                                                is_finite_token, is_usable);
     }
-    sums.nonfinite_tokens = nonfinite_before + (acts && !is_usable ? 1u : 0u);
     return gradient;
+}
+
+// What a token's gradient is multiplied by, beside its share; the same for all rows of a launch.
+__device__ __forceinline__ float gradient_factor(const LogitsLaunch& launch) {
+    const qae_loss_from_log_probs_params& params = launch.loss.params;
+    return static_cast<float>(loss_factor(params) * params.grad_scale);
+}
+
+// What remains of a token's part in the sums if it is left out: that there is one.
+__device__ __forceinline__ ThreadSums left_out(const ThreadSums& sums) {
+    ThreadSums rest;
+    rest.tokens = sums.tokens;
+    rest.active_tokens = sums.active_tokens;
+    rest.nonfinite_advantages = sums.nonfinite_advantages;
+    return rest;
 }
 
 // The gradient of a token and its row from the row's softmax.
 __device__ __forceinline__ RowResult judge_row(const LogitsLaunch& launch, const SlotRecord& record,
-                                               const SoftmaxSums& softmax, float own_logit,
-                                               RowSums& sums) {
-    const bool acts = (record.flags & kSlotActs) != 0;
+                                               float factor, const SoftmaxSums& softmax,
+                                               float own_logit, RowSums& sums) {
+    // A token of GSPO's mean takes its response with it where it is not finite.
+    const bool counts_if_left_out = (record.flags & (kSlotActs | kSlotCarries)) != 0;
+    const float h = -launch.params.entropy_coef * record.share * factor;
     RowResult result;
     result.softmax =
         record.column >= 0 ? softmax_row(softmax, own_logit, launch.plan.scale) : unusable_row();
     sums.tokens = ThreadSums();
-    sums.entropy_loss = 0.0f;
     bool is_usable;
-    const float g = row_token_gradient(launch.loss, record, result.softmax.log_prob, acts,
-                                       sums.tokens, is_usable);
-    // A token id outside the vocabulary is counted as that.
-    if (record.column < 0) sums.tokens.nonfinite_tokens = 0;
-    float h = 0.0f;
-    sums.has_entropy = is_usable;
-    if (is_usable) {
-        sums.entropy_loss = result.softmax.entropy * record.share;
-        const double weight = loss_factor(launch.loss.params) * launch.loss.params.grad_scale;
-        h = static_cast<float>(-static_cast<double>(launch.params.entropy_coef) * record.share *
-                               weight);
-        // Adding +0 keeps an exact zero from being negative.
-        h += 0.0f;
+    const float g = row_token_gradient(launch.loss, record, factor, result.softmax.log_prob,
+                                       is_finite(h), sums.tokens, is_usable);
+    result.gradient = logit_gradient(softmax, launch.plan.scale, g, h);
+    if (is_usable && !result.gradient.is_finite) {
+        sums.tokens = left_out(sums.tokens);
+        is_usable = false;
     }
+    // A token id outside the vocabulary is counted as that.
+    const bool is_counted = counts_if_left_out && !is_usable && record.column >= 0;
+    sums.tokens.nonfinite_tokens = is_counted ? 1u : 0u;
+    sums.has_entropy = is_usable;
+    sums.entropy_loss = is_usable ? result.softmax.entropy * record.share : 0.0f;
     result.d_log_prob = is_usable ? g : 0.0f;
-    result.gradient =
-        logit_gradient(softmax, launch.plan.scale, result.d_log_prob, is_finite(h) ? h : 0.0f);
+    result.gradient.is_zero = result.gradient.is_zero || !is_usable;
     return result;
 }
 
@@ -178,23 +190,6 @@ __device__ __forceinline__ void measure_row(const LogitsLaunch& launch, const Sl
     const SoftmaxRow row = softmax_row(softmax, own_logit, launch.plan.scale);
     store(launch.plan.measured + record.input,
           record.column >= 0 ? row.log_prob : unusable_row().log_prob);
-}
-
-// Whether a response has a valid token with an advantage, by a warp.
-__device__ __forceinline__ bool has_active_token(const LogitsLaunch& launch, int64_t response,
-                                                 const RowExtent& extent, float advantage) {
-    if (advantage == 0.0f) return false;
-    const qae_layout& layout = launch.loss.params.layout;
-    const bool is_packed = layout.offsets != nullptr;
-    const int64_t input = is_packed ? extent.position : response * layout.row_stride;
-    const int64_t mask = is_packed ? extent.position : response * layout.mask_row_stride;
-    for (int64_t t = 0; t < extent.num_valid; t += kWarpThreads) {
-        const int64_t mine = t + lane_index();
-        const bool acts = mine < extent.num_valid && !is_masked_out(layout, mask + mine) &&
-                          token_advantage(launch, input + mine, advantage, false) != 0.0f;
-        if (__any_sync(kFullWarp, acts)) return true;
-    }
-    return false;
 }
 
 // The groups' outputs and counts, and the responses' states, by all warps of the grid: what the

@@ -127,13 +127,9 @@ struct PieceStream {
     // One token: adds to the sums and returns d loss / d log_prob, 0 unless it is valid. Branches
     // would diverge; so everything is computed, and what does not count is selected away. Nothing
     // is ever multiplied by 0 to remove it.
-    __device__ __forceinline__ float step(const Token& token, bool is_valid) {
-        bool is_usable;
-        return step(token, is_valid, is_usable);
-    }
-
-    // The same; `is_usable`: valid, and all that it contributes is finite.
-    __device__ __forceinline__ float step(const Token& token, bool is_valid, bool& is_usable) {
+    // `usable`, if given: whether it is valid and all that it contributes is finite.
+    __device__ __forceinline__ float step(const Token& token, bool is_valid,
+                                          bool* usable = nullptr) {
         const qae_loss_from_log_probs_params& params = launch.params;
         const float advantage = token_advantage(token, is_valid);
         const bool is_active = advantage != 0.0f;
@@ -160,7 +156,8 @@ struct PieceStream {
             size += fabsf(kl.value);
         }
         size += fabsf(gradient);
-        is_usable = is_valid && is_finite(size);
+        const bool is_usable = is_valid && is_finite(size);
+        if (usable != nullptr) *usable = is_usable;
         sums.nonfinite_tokens += is_valid && !is_usable && (is_active || extras.kl);
         sums.pg_loss += is_usable ? policy.loss * piece.share : 0.0f;
         if (extras.kl) sums.kl_loss += is_usable ? kl.value * piece.share : 0.0f;

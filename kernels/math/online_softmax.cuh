@@ -92,7 +92,7 @@ struct LogitGradient {
     float shift, scale;
     float constant, slope;
     float own;
-    bool is_zero;
+    bool is_zero, is_finite;
 
     __device__ __forceinline__ float at(float logit) const {
         const float d = fmaf(logit, scale, -shift);
@@ -114,7 +114,8 @@ __device__ __forceinline__ LogitGradient logit_gradient(const SoftmaxSums& sums,
     gradient.constant = fmaf(h, mean, -g) * per_sum;
     gradient.slope = -h * kLn2 * per_sum;
     const float size = fabsf(gradient.constant) + fabsf(gradient.slope) + fabsf(gradient.own);
-    gradient.is_zero = !is_usable(sums) || (g == 0.0f && h == 0.0f) || !(size <= kMaxFloat);
+    gradient.is_finite = size <= kMaxFloat;
+    gradient.is_zero = !is_usable(sums) || (g == 0.0f && h == 0.0f) || !gradient.is_finite;
     return gradient;
 }
 
