@@ -129,15 +129,15 @@ __device__ __forceinline__ void clear_sums(const BlockSums& totals) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kBlockThreads, 1)
+__global__ void __launch_bounds__(kBlockThreads, 2)
     loss_from_logits_cluster(const __grid_constant__ LogitsLaunch launch) {
 #if QAE_HAS_CLUSTERS
-    QAE_DYNAMIC_SHARED(uint8_t, dynamic);
+    QAE_DYNAMIC_SHARED(uint4, dynamic);
     QAE_SHARED(Accumulator, warp_sums, kBlockWarps);
     QAE_SHARED(EntropySums, entropy, 1);
     const BlockSums totals = {warp_sums, entropy};
     clear_sums(totals);
-    compute_cluster<T>(launch, dynamic, totals);
+    compute_cluster<T>(launch, shared_cast<uint8_t>(dynamic), totals);
     if (launch.plan.pass != kPassLoss) return;
     finish_logits(launch, totals, cluster_rank() == 0);
 #endif
@@ -146,12 +146,12 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads, 2)
     loss_from_logits_block(const __grid_constant__ LogitsLaunch launch) {
-    QAE_DYNAMIC_SHARED(uint8_t, dynamic);
+    QAE_DYNAMIC_SHARED(uint4, dynamic);
     QAE_SHARED(Accumulator, warp_sums, kBlockWarps);
     QAE_SHARED(EntropySums, entropy, 1);
     const BlockSums totals = {warp_sums, entropy};
     clear_sums(totals);
-    compute_block<T>(launch, dynamic, totals);
+    compute_block<T>(launch, shared_cast<uint8_t>(dynamic), totals);
     if (launch.plan.pass != kPassLoss) return;
     finish_logits(launch, totals, true);
 }

@@ -85,41 +85,52 @@ struct RingFeeder {
     SharedPointer<SlotRecord> records;
     SharedPointer<uint8_t> list;
     int num_rows, rank;
-    int row = 0, chunk = 0;
-    bool has_store = false;  // a chunk's store is not known to have read it
     RingPlace& place;
+    int row = 0;  // after the one that is being loaded, of which the following remain
+    const T* source = nullptr;
+    int num_vectors = 0, num_chunks = 0;
+    bool has_store = false;  // a chunk's store is not known to have read it
 
-    __device__ __forceinline__ void load_next() {
-        if (row >= num_rows) return;
+    __device__ __forceinline__ void begin_row() {
         const SlotRecord record = records[list[row]];
         const RowSlice<T> slice(launch, record, rank);
-        const unsigned bytes = static_cast<unsigned>(slice.chunk_size(chunk)) * 16u;
+        source = slice.first_element(slice.begin);
+        num_vectors = slice.end - slice.begin;
+        num_chunks = launch.plan.slice_chunks;
+        ++row;
+    }
+
+    __device__ __forceinline__ void load_next() {
+        if (num_chunks == 0) {
+            if (row >= num_rows) return;
+            begin_row();
+        }
+        const int size = num_vectors < kChunkVectors ? num_vectors : kChunkVectors;
         const SharedPointer<uint64_t> landed = ring.landed + place.chunk;
-        if (bytes > 0) {
+        if (size > 0) {
+            const unsigned bytes = static_cast<unsigned>(size) * 16u;
             mbarrier_arrive_expect(landed, bytes);
-            bulk_load(ring.chunk(place.chunk), slice.first_element(slice.chunk_begin(chunk)), bytes,
-                      landed);
+            bulk_load(ring.chunk(place.chunk), source, bytes, landed);
         } else {
             mbarrier_arrive(landed);
         }
         place.advance(launch.plan.ring_chunks);
-        if (++chunk == launch.plan.slice_chunks) {
-            chunk = 0;
-            ++row;
-        }
+        source += kChunkVectors * kVectorElements<T>;
+        num_vectors -= size;
+        --num_chunks;
     }
 
     __device__ __forceinline__ void fill() {
-        const int num_chunks = launch.plan.slice_chunks > 0 ? launch.plan.ring_chunks : 0;
-        for (int i = 0; i < num_chunks; ++i) load_next();
+        const int free_chunks = launch.plan.slice_chunks > 0 ? launch.plan.ring_chunks : 0;
+        for (int i = 0; i < free_chunks; ++i) load_next();
     }
 
-    // The oldest chunk in use is free, behind a barrier; its gradient is stored unless bytes is 0.
-    // A store takes time to read its chunk, so the load into it waits for the next chunk's store.
-    __device__ __forceinline__ void release(void* target, SharedPointer<uint8_t> source,
+    // The oldest chunk in use is free, behind a barrier; its gradient is stored unless there are no
+    // bytes. A store takes time to read its chunk, so the load into it waits for the next release.
+    __device__ __forceinline__ void release(void* target, SharedPointer<uint8_t> chunk,
                                             unsigned bytes) {
         if (bytes > 0) {
-            bulk_store(target, source, bytes);
+            bulk_store(target, chunk, bytes);
             bulk_commit();
             bulk_wait_read<1>();
         } else {
@@ -261,34 +272,41 @@ struct ClusterRows {
         }
     }
 
-    // The gradient's chunks leave as they are done; the token's element is put right before its chunk
-    // leaves.
+    __device__ __forceinline__ void store_edges(const RowSlice<T>& slice, T* target, int column,
+                                                const LogitGradient& gradient) const {
+        const int thread = static_cast<int>(threadIdx.x);
+        if (rank != 0 || thread >= slice.vectors.num_edges()) return;
+        const int edge = edge_column<T>(slice.vectors, thread);
+        const float value =
+            edge == column ? gradient.at_token(edge_logit) : gradient.at(edge_logit);
+        store_streaming(target + edge, from_float<T>(value));
+    }
+
+    // The gradient's chunks leave as they are done.
     __device__ __forceinline__ void store_slice(const RowSlice<T>& slice, T* target, int column,
                                                 float own_logit, const LogitGradient& gradient,
                                                 RingFeeder<T>& feeder) {
         constexpr int kVector = kVectorElements<T>;
         const int thread = static_cast<int>(threadIdx.x);
-        if (rank == 0 && thread < slice.vectors.num_edges()) {
-            const int edge = edge_column<T>(slice.vectors, thread);
-            const float value =
-                edge == column ? gradient.at_token(edge_logit) : gradient.at(edge_logit);
-            store_streaming(target + edge, from_float<T>(value));
-        }
-        const int own_element = column - slice.vectors.head;
+        // The token's element, where it is in this slice, and this thread's to write.
+        const int own = column - slice.vectors.head - slice.begin * kVector;
+        const bool owns = column >= 0 && own >= 0 && own < (slice.end - slice.begin) * kVector &&
+                          own / kVector % kBlockThreads == thread;
+        const int own_chunk = owns ? own / (kChunkVectors * kVector) : -1;
+        T* const first = target + slice.vectors.head + slice.begin * kVector;
+        store_edges(slice, target, column, gradient);
         for (int chunk = 0; chunk < launch.plan.slice_chunks; ++chunk) {
             const int size = slice.chunk_size(chunk);
-            const int first = slice.chunk_begin(chunk) * kVector;
+            const SharedPointer<uint8_t> bytes = ring.chunk(consumed.chunk);
             write_chunk(gradient, ring.vectors(consumed.chunk), size);
+            if (chunk == own_chunk) {
+                shared_cast<T>(bytes)[own % (kChunkVectors * kVector)] =
+                    from_float<T>(gradient.at_token(own_logit));
+            }
             fence_async();
             __syncthreads();
             if (thread == 0) {
-                const SharedPointer<uint8_t> source = ring.chunk(consumed.chunk);
-                if (column >= 0 && own_element >= first && own_element < first + size * kVector) {
-                    shared_cast<T>(source)[own_element - first] =
-                        from_float<T>(gradient.at_token(own_logit));
-                    fence_async();
-                }
-                feeder.release(target + slice.vectors.head + first, source,
+                feeder.release(first + chunk * (kChunkVectors * kVector), bytes,
                                static_cast<unsigned>(size) * 16u);
             }
             consumed.advance(launch.plan.ring_chunks);
@@ -298,19 +316,13 @@ struct ClusterRows {
     // A target that is aligned unlike its row cannot be stored by vectors: element by element.
     __device__ __forceinline__ void store_elements(const RowSlice<T>& slice, T* target, int column,
                                                    const LogitGradient& gradient) const {
-        const int thread = static_cast<int>(threadIdx.x);
-        if (rank == 0 && thread < slice.vectors.num_edges()) {
-            const int edge = edge_column<T>(slice.vectors, thread);
-            const float value =
-                edge == column ? gradient.at_token(edge_logit) : gradient.at(edge_logit);
-            store_streaming(target + edge, from_float<T>(value));
-        }
+        store_edges(slice, target, column, gradient);
         RingPlace place = consumed;
         for (int chunk = 0; chunk < launch.plan.slice_chunks; ++chunk) {
             const int num_elements = slice.chunk_size(chunk) * kVectorElements<T>;
             const int first = slice.vectors.head + slice.chunk_begin(chunk) * kVectorElements<T>;
             const SharedPointer<T> values = shared_cast<T>(ring.chunk(place.chunk));
-            for (int i = thread; i < num_elements; i += kBlockThreads) {
+            for (int i = static_cast<int>(threadIdx.x); i < num_elements; i += kBlockThreads) {
                 const T value = values[i];
                 const float logit = to_float(value);
                 const float result =
@@ -384,7 +396,8 @@ __device__ __forceinline__ void compute_cluster(const LogitsLaunch& launch,
     cluster_arrive();
     cluster_wait();
     const Ring ring = {dynamic, landed};
-    ClusterRows<T> rows = {launch, ring, {partials, own_logit}, rank, gradient_factor(launch)};
+    ClusterRows<T> rows = {
+        launch, ring, {partials, own_logit}, rank, gradient_factor(launch), RingPlace(), 0, 0.0f};
     RingPlace loaded;
     const int64_t num_slots = launch.loss.params.layout.num_slots;
     const int64_t step = static_cast<int64_t>(kBatchSlots) * plan.num_teams;
@@ -393,8 +406,8 @@ __device__ __forceinline__ void compute_cluster(const LogitsLaunch& launch,
         __syncthreads();
         const ListCounts counts = list_slots(records, {read_list, zero_list});
         __syncthreads();
-        RingFeeder<T> feeder = {launch, ring, records, read_list, counts.read,
-                                rank,   0,    0,       false,     loaded};
+        RingFeeder<T> feeder = {launch, ring, records, read_list, counts.read, rank,
+                                loaded, 0,    nullptr, 0,         0,           false};
         if (threadIdx.x == 0) feeder.fill();
         if (first == team && plan.pass == kPassLoss) count_responses(launch, stages);
         for (int i = 0; i < counts.zero && plan.pass == kPassLoss; ++i) {

@@ -9,15 +9,16 @@ namespace QAE_NAMESPACE {
 struct RowsPolicy {
     // Below this a row is computed by one block without clusters: it is too short to be worth a ring.
     static constexpr int64_t kMinClusterRowBytes = 16 * 1024;
-    // Chunks that a ring has beyond a slice, where the cluster can be large enough for that: 48 KiB
-    // on their way into every SM cover the memory's latency.
-    static constexpr int64_t kPrefetchChunks = 3;
-    // A ring of this many slices needs no more, so that short rows leave room for a second block.
+    // Blocks of an SM. Two hide each other's barriers and copies' administration; where their rings
+    // are too small for the rows, one block has the SM.
+    static constexpr int kBlocksPerSm = 2;
+    // Chunks that a ring has beyond its slice: enough bytes on their way into an SM to cover the
+    // memory's latency, which two blocks of an SM share.
+    static constexpr int64_t kPrefetchChunks = 1, kPrefetchChunksAlone = 3;
+    // A ring of this many slices needs no more.
     static constexpr int64_t kMaxRingSlices = 3;
-    // Shared memory that the kernels declare themselves, and the reserve of the system.
-    static constexpr size_t kStaticShared = 14 * 1024;
-    // Blocks of an SM that hold rows in shared memory without clusters.
-    static constexpr int64_t kBlocksPerSm = 2;
+    // Shared memory that the kernels declare themselves, and what the system takes of each block.
+    static constexpr size_t kStaticShared = 12 * 1024, kReservedShared = 1024;
     static constexpr int64_t kMaxTeams = 1024;
     static constexpr int64_t kMaxCompactBlocks = 1024;
 };
@@ -27,6 +28,7 @@ struct PlannedLogits {
     qae_advantages_params advantages;  // of the launch before, where groups are large
     uint64_t workspace_bytes;
     size_t shared_bytes;
+    int blocks_per_sm;  // of the policy without clusters
     bool in_clusters;
 };
 
@@ -38,62 +40,78 @@ inline bool is_compact(const qae_loss_from_logits_params& params) {
     return params.loss.inactive_gradient == QAE_INACTIVE_COMPACT;
 }
 
-inline size_t max_dynamic_shared(const DeviceLimits& limits) {
-    return limits.max_shared_per_block > RowsPolicy::kStaticShared
-               ? limits.max_shared_per_block - RowsPolicy::kStaticShared
-               : 0;
+// Dynamic shared memory of a block where `blocks` share an SM.
+inline int64_t dynamic_shared(const DeviceLimits& limits, int blocks) {
+    const size_t of_sm = limits.max_shared_per_block + RowsPolicy::kReservedShared;
+    const size_t taken = RowsPolicy::kReservedShared + RowsPolicy::kStaticShared;
+    const size_t of_block = of_sm / static_cast<size_t>(blocks);
+    return of_block > taken ? static_cast<int64_t>(of_block - taken) : 0;
 }
 
-inline size_t stage_bytes(const LogitsPlan& plan) {
-    return sizeof(float) * kBlockWarps * static_cast<size_t>(plan.stage_floats);
+inline int64_t stage_bytes(const LogitsPlan& plan) {
+    return static_cast<int64_t>(sizeof(float)) * kBlockWarps * plan.stage_floats;
 }
 
-// The smallest cluster whose rings hold their slices with room to prefetch; else the smallest whose
-// rings hold them; 0: none does.
-inline int choose_cluster(int64_t row_vectors, int64_t max_chunks) {
-    int holds = 0;
+inline int64_t row_bytes(const qae_loss_from_logits_params& params) {
+    return params.logits.vocab_size * element_bytes(params.logits.dtype);
+}
+
+inline int64_t slice_chunks(int64_t row_vectors, int cluster) {
+    return ceil_div(ceil_div(row_vectors, static_cast<int64_t>(cluster)),
+                    static_cast<int64_t>(kChunkVectors));
+}
+
+// The smallest cluster whose rings hold their slices and `prefetch` chunks more, or 0.
+inline int smallest_cluster(int64_t row_vectors, int64_t ring_chunks, int64_t prefetch) {
     for (int cluster = 1; cluster <= kMaxClusterBlocks; cluster *= 2) {
-        const int64_t slice =
-            ceil_div(ceil_div(row_vectors, cluster), static_cast<int64_t>(kChunkVectors));
-        if (slice + RowsPolicy::kPrefetchChunks <= max_chunks) return cluster;
-        if (slice <= max_chunks && holds == 0) holds = cluster;
+        if (slice_chunks(row_vectors, cluster) + prefetch <= ring_chunks) return cluster;
     }
-    return holds;
+    return 0;
+}
+
+// Two blocks on an SM, or one, or whatever holds the row with the most to spare: the largest cluster.
+inline bool choose_cluster(const DeviceLimits& limits, int64_t row_vectors, LogitsPlan& plan) {
+    const auto ring = [&](int blocks) {
+        const int64_t room = dynamic_shared(limits, blocks) - stage_bytes(plan);
+        return min_of(room / kChunkBytes, kMaxRingChunks);
+    };
+    int64_t max_chunks = ring(RowsPolicy::kBlocksPerSm);
+    plan.cluster = smallest_cluster(row_vectors, max_chunks, RowsPolicy::kPrefetchChunks);
+    if (plan.cluster == 0) {
+        max_chunks = ring(1);
+        plan.cluster = smallest_cluster(row_vectors, max_chunks, RowsPolicy::kPrefetchChunksAlone);
+    }
+    if (plan.cluster == 0) plan.cluster = kMaxClusterBlocks;
+    const int64_t slice = slice_chunks(row_vectors, plan.cluster);
+    if (slice > max_chunks || max_chunks < 1) return false;
+    plan.slice_vectors =
+        static_cast<int32_t>(ceil_div(row_vectors, static_cast<int64_t>(plan.cluster)));
+    plan.slice_chunks = static_cast<int32_t>(slice);
+    plan.ring_chunks =
+        static_cast<int32_t>(clamp_of(RowsPolicy::kMaxRingSlices * slice, 1, max_chunks));
+    return true;
 }
 
 // Whether the rows go to clusters; fills in what they need.
 inline bool plan_clusters(const qae_loss_from_logits_params& params, const DeviceLimits& limits,
                           LogitsPlan& plan) {
-    const int64_t row_bytes = params.logits.vocab_size * element_bytes(params.logits.dtype);
-    const int64_t row_vectors = row_bytes / 16;
-    const size_t shared = max_dynamic_shared(limits);
-    const size_t stage = stage_bytes(plan);
-    if (limits.capability_major < 9 || params.row_policy == QAE_ROW_BLOCK || stage > shared) {
-        return false;
-    }
-    if (params.row_policy == QAE_ROW_AUTO && row_bytes < RowsPolicy::kMinClusterRowBytes) {
-        return false;
-    }
-    const int64_t max_chunks =
-        min_of(static_cast<int64_t>((shared - stage) / kChunkBytes), kMaxRingChunks);
-    const int cluster = choose_cluster(row_vectors, max_chunks);
-    if (cluster == 0) return false;
-    plan.cluster = cluster;
-    plan.slice_vectors = static_cast<int32_t>(ceil_div(row_vectors, cluster));
-    plan.slice_chunks =
-        static_cast<int32_t>(ceil_div(plan.slice_vectors, static_cast<int64_t>(kChunkVectors)));
-    plan.ring_chunks = static_cast<int32_t>(
-        clamp_of(RowsPolicy::kMaxRingSlices * plan.slice_chunks, 1, max_chunks));
-    return true;
+    if (limits.capability_major < 9 || params.row_policy == QAE_ROW_BLOCK) return false;
+    const bool is_short = row_bytes(params) < RowsPolicy::kMinClusterRowBytes;
+    if (params.row_policy == QAE_ROW_AUTO && is_short) return false;
+    return choose_cluster(limits, row_bytes(params) / 16, plan);
 }
 
-inline void plan_blocks(const qae_loss_from_logits_params& params, const DeviceLimits& limits,
-                        LogitsPlan& plan) {
-    const int64_t row_vectors = params.logits.vocab_size * element_bytes(params.logits.dtype) / 16;
-    const size_t shared = max_dynamic_shared(limits), stage = stage_bytes(plan);
-    const int64_t room = stage < shared ? static_cast<int64_t>((shared - stage) / 16) : 0;
+// Rows of single blocks; returns how many blocks an SM has.
+inline int plan_blocks(const qae_loss_from_logits_params& params, const DeviceLimits& limits,
+                       LogitsPlan& plan) {
+    const int64_t row_vectors = row_bytes(params) / 16;
+    const auto room = [&](int blocks) {
+        return max_of(0, dynamic_shared(limits, blocks) - stage_bytes(plan)) / 16;
+    };
+    const int blocks = row_vectors <= room(RowsPolicy::kBlocksPerSm) ? RowsPolicy::kBlocksPerSm : 1;
     plan.cluster = 1;
-    plan.held_vectors = static_cast<int32_t>(min_of(row_vectors, room));
+    plan.held_vectors = static_cast<int32_t>(min_of(row_vectors, room(blocks)));
+    return blocks;
 }
 
 inline PlannedLogits plan_logits(const qae_loss_from_logits_params& params,
@@ -111,11 +129,11 @@ inline PlannedLogits plan_logits(const qae_loss_from_logits_params& params,
     plan.scale = softmax_scale(params.logits.temperature);
     plan.stage_floats = launch.loss.plan.stage_floats;
     planned.in_clusters = plan_clusters(params, limits, plan);
-    if (!planned.in_clusters) plan_blocks(params, limits, plan);
-    planned.shared_bytes =
-        stage_bytes(plan) + (planned.in_clusters
-                                 ? static_cast<size_t>(plan.ring_chunks) * kChunkBytes
-                                 : static_cast<size_t>(plan.held_vectors) * 16);
+    if (!planned.in_clusters) planned.blocks_per_sm = plan_blocks(params, limits, plan);
+    const int64_t row_shared = planned.in_clusters
+                                   ? static_cast<int64_t>(plan.ring_chunks) * kChunkBytes
+                                   : static_cast<int64_t>(plan.held_vectors) * 16;
+    planned.shared_bytes = static_cast<size_t>(stage_bytes(plan) + row_shared);
     WorkspaceCursor cursor = {static_cast<char*>(params.loss.workspace), of_tokens.workspace_bytes};
     launch.loss.plan.partials = cursor.take<Accumulator>(RowsPolicy::kMaxTeams);
     plan.entropy_partials = cursor.take<EntropySums>(RowsPolicy::kMaxTeams);
@@ -172,8 +190,8 @@ template <class T>
 qae_result launch_pass(PlannedLogits& planned, const DeviceLimits& limits, void* stream) {
     LogitsLaunch& arguments = planned.launch;
     LogitsPlan& plan = arguments.plan;
-    const size_t max_shared = max_dynamic_shared(limits);
-    int64_t resident = limits.num_sms * RowsPolicy::kBlocksPerSm;
+    const size_t max_shared = static_cast<size_t>(dynamic_shared(limits, 1));
+    int64_t resident = static_cast<int64_t>(limits.num_sms) * planned.blocks_per_sm;
     if (planned.in_clusters) {
         int clusters = 0;
         const qae_result result =
@@ -210,7 +228,7 @@ inline qae_result launch_compact(const PlannedLogits& planned, void* stream) {
     const int64_t grid = clamp_of(ceil_div(num_rows, static_cast<int64_t>(kBlockWarps)), 1,
                                   RowsPolicy::kMaxCompactBlocks);
     return launch("loss_from_logits_compact", loss_from_logits_compact, grid,
-                  stage_bytes(planned.launch.plan), stream, planned.launch);
+                  static_cast<size_t>(stage_bytes(planned.launch.plan)), stream, planned.launch);
 }
 
 }  // namespace QAE_NAMESPACE
