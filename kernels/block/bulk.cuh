@@ -48,8 +48,13 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, unsigned parity
 }
 __device__ __forceinline__ void bulk_load(uint8_t* target, const void* source, unsigned bytes,
                                           uint64_t* barrier) {
-    cuda::ptx::cp_async_bulk(cuda::ptx::space_cluster, cuda::ptx::space_global, target, source,
-                             bytes, barrier);
+#if CCCL_MAJOR_VERSION >= 3
+    // The block's own shared memory; as an address in the cluster it would be checked for another's.
+    const auto own_shared = cuda::ptx::space_shared;
+#else
+    const auto own_shared = cuda::ptx::space_cluster;
+#endif
+    cuda::ptx::cp_async_bulk(own_shared, cuda::ptx::space_global, target, source, bytes, barrier);
 }
 __device__ __forceinline__ void bulk_store(void* target, const uint8_t* source, unsigned bytes) {
     cuda::ptx::cp_async_bulk(cuda::ptx::space_global, cuda::ptx::space_shared, target, source,
