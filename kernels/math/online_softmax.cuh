@@ -80,10 +80,10 @@ __device__ __forceinline__ SoftmaxRow softmax_row(const SoftmaxSums& sums, float
                                                   float scale) {
     if (!is_usable(sums)) return unusable_row();
     const float log_sum = logf(sums.sum);
-    // Rounding may leave an entropy of 0 a hair below it.
+    // Rounding may leave an entropy of 0 a hair below it, and a log-prob of 0 above.
     const float entropy = fmaxf(log_sum - sums.sum_d / sums.sum * kLn2, 0.0f);
-    return {fmaf(own_logit, scale, -sums.shift) * kLn2 - log_sum, entropy,
-            fmaf(sums.shift, kLn2, log_sum)};
+    const float log_prob = fmaf(own_logit, scale, -sums.shift) * kLn2 - log_sum;
+    return {log_prob > 0.0f ? 0.0f : log_prob, entropy, fmaf(sums.shift, kLn2, log_sum)};
 }
 
 // The gradient of a row as a function of its logits, 2^d (constant + slope d), with `own` added to
