@@ -101,6 +101,16 @@ __device__ __forceinline__ qae_softmax_stats load_stats(const qae_softmax_stats*
             __uint_as_float(words.w)};
 }
 
+// One lane loads, all lanes of the warp receive.
+__device__ __forceinline__ qae_softmax_stats load_stats_uniform(const qae_softmax_stats* stats,
+                                                                int64_t row) {
+    qae_softmax_stats of_row = {};
+    if (lane_index() == 0) of_row = load_stats(stats, row);
+    return {__shfl_sync(kFullWarp, of_row.max_logit, 0), __shfl_sync(kFullWarp, of_row.sum_exp, 0),
+            __shfl_sync(kFullWarp, of_row.sum_exp_z, 0),
+            __shfl_sync(kFullWarp, of_row.own_logit, 0)};
+}
+
 // The same sums relative to another shift, `difference` below the present one.
 __device__ __forceinline__ SoftmaxSums shifted(const SoftmaxSums& sums, float shift,
                                                float difference) {
@@ -248,14 +258,14 @@ __global__ void __launch_bounds__(kBlockThreads)
     if (row >= logits.num_rows) return;
     T* const target = static_cast<T*>(params.d_logits) +
                       row_offset(logits.width, params.d_row_stride, params.d_response_stride, row);
-    const float given_g = load(params.d_log_prob + row);
-    const float given_h = params.d_entropy != nullptr ? load(params.d_entropy + row) : 0.0f;
+    const float given_g = load_uniform(params.d_log_prob + row);
+    const float given_h = params.d_entropy != nullptr ? load_uniform(params.d_entropy + row) : 0.0f;
     if (given_g == 0.0f && given_h == 0.0f) {
         if (params.inactive_gradient == QAE_INACTIVE_UNTOUCHED) return;
         zero_row(target, logits.vocab_size, team.rank(), RowTeam<kByWarp>::kThreads);
         return;
     }
-    const qae_softmax_stats stats = load_stats(params.stats, row);
+    const qae_softmax_stats stats = load_stats_uniform(params.stats, row);
     const bool has_log_prob = fabsf(stats.own_logit) <= kMaxFloat;
     const float g = has_log_prob && is_finite(given_g) ? given_g : 0.0f;
     const float h = is_finite(given_h) ? given_h : 0.0f;
@@ -267,7 +277,9 @@ __global__ void __launch_bounds__(kBlockThreads)
     const T* const source =
         static_cast<const T*>(logits.values) +
         row_offset(logits.width, logits.row_stride, logits.response_stride, row);
-    const int column = static_cast<int>(token_column(logits, row));
+    int column = 0;
+    if (lane_index() == 0) column = static_cast<int>(token_column(logits, row));
+    column = __shfl_sync(kFullWarp, column, 0);
     write_gradient(source, target, logits.vocab_size, column, gradient, team.rank(),
                    RowTeam<kByWarp>::kThreads);
 }

@@ -93,14 +93,6 @@ constexpr int kPieceOwnsRow = 1;  // it holds the row's first slot, or the row h
 constexpr int kPieceReads = 2;    // something of its tokens is needed
 constexpr int kPieceWrites = 4;   // its gradient is written
 
-// One lane loads, all lanes of the warp receive.
-template <class T>
-__device__ __forceinline__ T load_uniform(const T* p) {
-    T value = T();
-    if (lane_index() == 0) value = load(p);
-    return __shfl_sync(kFullWarp, value, 0);
-}
-
 // One lane counts a value that was left out. Rare, and an integer: its order changes nothing.
 __device__ __forceinline__ void count_left_out(unsigned long long* counter, bool counts) {
     if (counts && lane_index() == 0) atomicAdd(counter, 1ull);

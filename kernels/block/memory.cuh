@@ -117,6 +117,14 @@ __device__ __forceinline__ unsigned pack_f16(float low, float high) {
 }
 #endif
 
+// One lane loads, all lanes of the warp receive.
+template <class T>
+__device__ __forceinline__ T load_uniform(const T* p) {
+    T value = T();
+    if (lane_index() == 0) value = load(p);
+    return __shfl_sync(kFullWarp, value, 0);
+}
+
 __device__ __forceinline__ float widen(float value, bool) { return value; }
 __device__ __forceinline__ float widen(Half value, bool is_bf16) {
     return is_bf16 ? __uint_as_float(static_cast<unsigned>(value.bits) << 16) : f16_to_float(value);
