@@ -180,16 +180,19 @@ pub enum MetricsScope {
     All,
 }
 
-/// What happens to the gradient of tokens of inactive responses.
+/// Which slots of the gradient are written. A response is inactive if its advantage is 0 and there
+/// is neither a KL nor an entropy term; none is where each token has an advantage of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InactiveGradient {
-    /// Set to 0.
+pub enum Gradient {
+    /// All: 0 where a token does not act.
     ZeroFill,
-    /// Not written.
+    /// Those of the other responses: nothing is written for inactive ones.
     Untouched,
+    /// From logits only: the rows of the tokens that act, densely, in the order of their slots.
+    Compact,
 }
 
-/// Everything that `loss_from_log_probs` is told besides the tensors.
+/// Everything that the losses are told besides the tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Config {
     /// From rewards to advantages; unused where advantages are given.
@@ -204,14 +207,19 @@ pub struct Config {
     pub aggregation: Aggregation,
     /// The denominator.
     pub normalizer: Normalizer,
+    /// T > 0: logits are divided by it. Log-probs that are given contain it already.
+    pub temperature: f64,
+    /// c of the entropy bonus: − c · (aggregated entropy) is added to the loss; 0: off. From logits
+    /// only.
+    pub entropy_coef: f64,
     /// Multiplies the loss and its gradient (verl's data-parallel size).
     pub loss_multiplier: f64,
     /// Multiplies the gradient only (upstream gradient, loss scaling).
     pub grad_scale: f64,
     /// Which tokens the metrics look at.
     pub metrics_scope: MetricsScope,
-    /// What is written for inactive responses.
-    pub inactive_gradient: InactiveGradient,
+    /// Which slots of the gradient are written.
+    pub gradient: Gradient,
 }
 
 impl Default for AdvantageConfig {
@@ -235,7 +243,7 @@ impl Default for AdvantageConfig {
 
 impl Default for Config {
     /// QAE with K = 0.4 on DAPO's loss with verl's numerics: clip 0.2 / 0.28, dual clip 3,
-    /// log-ratio clamp 20, token mean over the batch, no KL.
+    /// log-ratio clamp 20, token mean over the batch, no KL, temperature 1, no entropy bonus.
     fn default() -> Self {
         Self {
             advantage: AdvantageConfig::default(),
@@ -249,10 +257,12 @@ impl Default for Config {
             kl: None,
             aggregation: Aggregation::TokenMean,
             normalizer: Normalizer::FromBatch,
+            temperature: 1.0,
+            entropy_coef: 0.0,
             loss_multiplier: 1.0,
             grad_scale: 1.0,
             metrics_scope: MetricsScope::All,
-            inactive_gradient: InactiveGradient::ZeroFill,
+            gradient: Gradient::ZeroFill,
         }
     }
 }
@@ -272,10 +282,8 @@ impl AdvantageConfig {
     /// [`Error::Invalid`] for k outside (0, 1), a negative or non-finite epsilon, a non-finite
     /// threshold, or a gate without a quantile baseline (the gate needs k).
     pub fn check(&self) -> Result<()> {
-        if let Some(k) = self.k()
-            && !(k > 0.0 && k < 1.0)
-        {
-            return Err(Error::invalid("baseline.k", "a number in (0, 1)", k));
+        if let Some(k) = self.k() {
+            accept(k > 0.0 && k < 1.0, "baseline.k", "a number in (0, 1)", k)?;
         }
         if let Scale::Std { epsilon, .. } = self.scale {
             at_least_zero("epsilon", epsilon)?;
@@ -312,6 +320,8 @@ impl Config {
         if let Normalizer::Value(value) = self.normalizer {
             positive("normalizer", value)?;
         }
+        positive("temperature", self.temperature)?;
+        finite("entropy_coef", self.entropy_coef)?;
         finite("loss_multiplier", self.loss_multiplier)?;
         finite("grad_scale", self.grad_scale)
     }
@@ -332,10 +342,9 @@ impl Objective {
                 ratio_cap,
             } => {
                 clip_bounds(low, high)?;
-                if let Some(c) = dual_clip
-                    && !(c.is_finite() && c > 1.0)
-                {
-                    return Err(Error::invalid("dual_clip", "a number above 1", c));
+                if let Some(c) = dual_clip {
+                    let is_above = c.is_finite() && c > 1.0;
+                    accept(is_above, "dual_clip", "a number above 1", c)?;
                 }
                 ratio_cap.map_or(Ok(()), |cap| positive("ratio_cap", cap))
             }
@@ -361,34 +370,31 @@ impl Objective {
 }
 
 fn clip_bounds(low: Option<f64>, high: Option<f64>) -> Result<()> {
-    if let Some(low) = low
-        && !(0.0..=1.0).contains(&low)
-    {
-        return Err(Error::invalid("clip_low", "a number in [0, 1]", low));
+    if let Some(low) = low {
+        let is_share = (0.0..=1.0).contains(&low);
+        accept(is_share, "clip_low", "a number in [0, 1]", low)?;
     }
     high.map_or(Ok(()), |high| at_least_zero("clip_high", high))
 }
 
-fn finite(field: &str, value: f64) -> Result<()> {
-    if value.is_finite() {
-        Ok(())
-    } else {
-        Err(Error::invalid(field, "a finite number", value))
-    }
+pub(crate) fn finite(field: &str, value: f64) -> Result<()> {
+    accept(value.is_finite(), field, "a finite number", value)
 }
 
-fn positive(field: &str, value: f64) -> Result<()> {
-    if value.is_finite() && value > 0.0 {
-        Ok(())
-    } else {
-        Err(Error::invalid(field, "a finite number above 0", value))
-    }
+pub(crate) fn positive(field: &str, value: f64) -> Result<()> {
+    let is_positive = value.is_finite() && value > 0.0;
+    accept(is_positive, field, "a finite number above 0", value)
 }
 
 fn at_least_zero(field: &str, value: f64) -> Result<()> {
-    if value.is_finite() && value >= 0.0 {
+    let is_ok = value.is_finite() && value >= 0.0;
+    accept(is_ok, field, "a finite number, at least 0", value)
+}
+
+fn accept(is_acceptable: bool, field: &str, expected: &str, value: f64) -> Result<()> {
+    if is_acceptable {
         Ok(())
     } else {
-        Err(Error::invalid(field, "a finite number, at least 0", value))
+        Err(Error::invalid(field, expected, value))
     }
 }

@@ -87,16 +87,20 @@ pub struct ConfigFile {
     /// What only some losses have.
     #[serde(skip_serializing_if = "is_default")]
     pub loss_params: LossParamsFile,
-    /// Divides the logits before log-probs are taken; log-probs that are given contain it already.
+    /// Divides the logits before log-probs are taken, which, where given, contain it already;
+    /// default 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
+    /// Coefficient of the entropy bonus, from logits only; default 0, off.
+    #[serde(alias = "entropy_coeff", skip_serializing_if = "Option::is_none")]
+    pub entropy_coef: Option<f64>,
     /// Multiplies the gradient only; default 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_scale: Option<f64>,
     /// Tokens that the metrics cover: `all` (default) or `active`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_scope: Option<String>,
-    /// Gradient of inactive responses: `zero_fill` (default) or `untouched`.
+    /// Gradient of inactive responses: `zero_fill` (default), `untouched`, or from logits `compact`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inactive_gradient: Option<String>,
 }
@@ -258,6 +262,7 @@ impl ConfigFile {
             loss_params.tau_neg,
             loss_params.seq_log_ratio_max,
             temperature,
+            entropy_coef,
             grad_scale,
             metrics_scope,
             inactive_gradient,

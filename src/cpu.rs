@@ -1,19 +1,23 @@
 //! The reference on several threads: the same f64 functions per group and per response, run by
 //! rayon's current thread pool.
 //!
-//! Every group and every response is computed by one thread, and results are added in row order,
-//! so that the bits depend neither on the number of threads nor on their schedule: they are those
-//! of [`crate::reference`].
+//! Every group, every response and every row of logits is computed by one thread, and results are
+//! added in row order, so that the bits depend neither on the number of threads nor on their
+//! schedule: they are those of [`crate::reference`].
 
-use crate::backend::{Backend, LossOutput, Run};
-use crate::batch::{Advantages, ImportanceWeight, TokenBatch};
-use crate::config::{AdvantageConfig, Config, InactiveGradient, MetricsScope, Normalizer};
+mod logits;
+
+pub use self::logits::{log_probs_from_logits, log_probs_from_logits_backward, loss_from_logits};
+
+use crate::backend::{Backend, LogProbsOutput, LogitsOutput, LossOutput, Run};
+use crate::batch::{Advantages, ImportanceWeight, LogProbsInput, LogitsBatch, TokenBatch};
+use crate::config::{AdvantageConfig, Config, Gradient, MetricsScope, Normalizer};
 use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::metrics::{GroupMetrics, Metrics};
 use crate::reference::{
-    AdvantageOutput, Call, add_groups, check_advantages, count_valid, group_advantages,
-    normalizer_of_counts, response, rows_of, sum,
+    AdvantageOutput, Call, Tokens, add_groups, check_advantages, group_advantages, normalizer,
+    response, rows_of, sum,
 };
 use rayon::prelude::*;
 use std::time::Instant;
@@ -41,6 +45,27 @@ impl Backend for CpuBackend {
             output: parts.into_output(d_log_prob),
             seconds: Some(seconds),
         })
+    }
+
+    fn loss_from_logits(
+        &self,
+        batch: &LogitsBatch<'_>,
+        config: &Config,
+    ) -> Result<Run<LogitsOutput>> {
+        logits::measured_loss(batch, config)
+    }
+
+    fn log_probs_from_logits(&self, input: &LogProbsInput<'_>) -> Result<Run<LogProbsOutput>> {
+        logits::measured_forward(input)
+    }
+
+    fn log_probs_from_logits_backward(
+        &self,
+        input: &LogProbsInput<'_>,
+        d_log_prob: &[f32],
+        d_entropy: Option<&[f32]>,
+    ) -> Result<Run<Vec<f64>>> {
+        logits::measured_backward(input, d_log_prob, d_entropy)
     }
 }
 
@@ -157,7 +182,7 @@ pub fn loss_from_log_probs(batch: &TokenBatch<'_>, config: &Config) -> Result<Lo
 }
 
 /// As [`loss_from_log_probs`], with the gradient written to the caller's `d_log_prob`, laid out as
-/// `log_prob`. Gaps between rows are not written, nor, under [`InactiveGradient::Untouched`], the
+/// `log_prob`. Gaps between rows are not written, nor, under [`Gradient::Untouched`], the
 /// rows that do not act.
 ///
 /// # Errors
@@ -210,26 +235,24 @@ fn run(batch: &TokenBatch<'_>, config: &Config, d_log_prob: &mut [f64]) -> Resul
         } => Some(advantages(rewards, groups, &config.advantage)?),
         Advantages::PerResponse(_) | Advantages::PerToken(_) => None,
     };
+    let tokens = Tokens::from(batch);
+    let counts = || {
+        (0..batch.layout.num_rows())
+            .into_par_iter()
+            .with_min_len(MIN_ITEMS_PER_TASK)
+            .map(|row| tokens.count_valid(row))
+            .collect()
+    };
     let call = Call {
-        batch,
+        tokens,
         config,
         global_advantage: from_rewards.as_ref().map(|out| &out.advantage[..]),
-        normalizer: match config.normalizer {
-            Normalizer::Value(value) => value,
-            Normalizer::FromBatch => {
-                let counts: Vec<usize> = (0..batch.layout.num_rows())
-                    .into_par_iter()
-                    .with_min_len(MIN_ITEMS_PER_TASK)
-                    .map(|row| count_valid(batch, row))
-                    .collect();
-                normalizer_of_counts(config.aggregation, counts.into_iter())
-            }
-        },
+        normalizer: normalizer(config, counts),
     };
     let rows: Vec<Metrics> = rows_of(batch.layout, d_log_prob)
         .into_par_iter()
         .enumerate()
-        .map(|(row, gradient)| response(&call, row, gradient))
+        .map(|(row, gradient)| response(&call, row, gradient, &mut []))
         .collect();
     let (mut metrics, active_rows) = sum(&rows, config);
     if let Some(out) = &from_rewards {
@@ -246,7 +269,7 @@ fn run(batch: &TokenBatch<'_>, config: &Config, d_log_prob: &mut [f64]) -> Resul
 /// row that is read counts: it shares its cache line with its neighbors.
 fn bytes_moved(batch: &TokenBatch<'_>, config: &Config, parts: &Parts) -> u64 {
     let call = Call {
-        batch,
+        tokens: batch.into(),
         config,
         global_advantage: parts.from_rewards.as_ref().map(|out| &out.advantage[..]),
         normalizer: 1.0,
@@ -255,12 +278,12 @@ fn bytes_moved(batch: &TokenBatch<'_>, config: &Config, parts: &Parts) -> u64 {
         .from_rewards
         .as_ref()
         .map_or(0, |out| out.advantage.len() * (4 + 8 + 8));
-    let rows = (0..batch.layout.num_rows()).map(|row| row_bytes(&call, row));
+    let rows = (0..batch.layout.num_rows()).map(|row| row_bytes(batch, &call, row));
     (rewards + rows.sum::<usize>()) as u64
 }
 
-fn row_bytes(call: &Call<'_>, row: usize) -> usize {
-    let Call { batch, config, .. } = *call;
+fn row_bytes(batch: &TokenBatch<'_>, call: &Call<'_>, row: usize) -> usize {
+    let config = call.config;
     let slots = batch.layout.row(row);
     let mask = usize::from(batch.mask.is_some());
     let acts = call.acts(row);
@@ -282,6 +305,6 @@ fn row_bytes(call: &Call<'_>, row: usize) -> usize {
     if active && matches!(batch.importance_weight, Some(ImportanceWeight::PerToken(_))) {
         per_slot += 4;
     }
-    let written = acts || config.inactive_gradient == InactiveGradient::ZeroFill;
+    let written = acts || config.gradient == Gradient::ZeroFill;
     slots.length * per_slot + if written { slots.num_slots * 8 } else { 0 }
 }

@@ -1,19 +1,20 @@
 //! Quantile advantage estimation (QAE, arXiv 2509.22611) fused with the clipped policy-gradient
 //! loss and its gradient.
 //!
-//! From rewards and log-probs to loss, d loss / d log_prob and metrics, in one pass that computes
-//! nothing for responses whose advantage is exactly zero:
+//! From rewards and log-probs, or logits, to the loss, its gradient and metrics, computing nothing
+//! for responses whose advantage is exactly zero:
 //!
-//! - [`TokenBatch`] borrows the tensors, [`Config`] says what to compute, [`Groups`] which
-//!   responses answer the same prompt.
+//! - [`TokenBatch`] and [`LogitsBatch`] borrow the tensors, [`Config`] says what to compute,
+//!   [`Groups`] which responses answer the same prompt.
 //! - [mod@reference] is the f64 specification, plain loops; [`cpu`] the same on all cores, bit for
 //!   bit.
 //! - `cuda` (feature `cuda`) runs the kernels on device memory, on any stream, capturable in a
 //!   graph; the C ABI is `kernels/qae.h`.
 //! - [`Backend`] is what they have in common.
 //!
-//! Lengths are in tokens, log-probs and KL in nats, rewards in whatever unit the caller uses. All
-//! results are deterministic. What is not finite is left out and counted ([`Metrics::check`]).
+//! Lengths are in tokens, log-probs, entropy and KL in nats, rewards in whatever unit the caller
+//! uses. All results are deterministic. What is not finite is left out and counted
+//! ([`Metrics::check`]).
 
 pub mod backend;
 pub mod batch;
@@ -39,16 +40,19 @@ pub mod selftest;
 #[doc(hidden)]
 pub mod sys;
 
-pub use backend::{Backend, LossOutput, Run};
-pub use batch::{Advantages, DType, ImportanceWeight, Layout, Tensor, TokenBatch};
+pub use backend::{Backend, LogProbsOutput, LogitsOutput, LossOutput, Run};
+pub use batch::{
+    Advantages, DType, ImportanceWeight, Layout, LogProbsInput, Logits, LogitsBatch, LogitsLayout,
+    Tensor, TokenBatch,
+};
 pub use config::{
-    AdvantageConfig, Aggregation, Baseline, Config, Gate, InactiveGradient, Interpolation, Kl,
-    KlEstimator, MetricsScope, Normalizer, Objective, Scale, Singleton,
+    AdvantageConfig, Aggregation, Baseline, Config, Gate, Gradient, Interpolation, Kl, KlEstimator,
+    MetricsScope, Normalizer, Objective, Scale, Singleton,
 };
 pub use cpu::CpuBackend;
 pub use error::{Error, Result};
 pub use groups::Groups;
-pub use metrics::{GroupMetrics, Metrics};
+pub use metrics::{EntropyMetrics, GroupMetrics, Metrics};
 pub use reference::AdvantageOutput;
 
 /// The README's example is a test.

@@ -1,6 +1,6 @@
 //! What an operation reports besides its tensors (math.md §6).
 
-use crate::config::MetricsScope;
+use crate::config::{MetricsScope, finite};
 use crate::error::{Error, Result};
 
 /// Counts over the groups and responses of a batch of rewards.
@@ -24,7 +24,53 @@ pub struct GroupMetrics {
     pub nonfinite_rewards: u64,
 }
 
-/// Counts and sums over the local responses and tokens of one `loss_from_log_probs`.
+/// Entropy of the policy's next-token distribution, over the tokens whose logits are read and that
+/// are not left out, split by the sign of the token's advantage (arXiv 2509.22611, Figures 4 and 5).
+/// All valid tokens are read if they are in the metrics' scope or there is a KL or an entropy term.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub struct EntropyMetrics {
+    /// Aggregated as the policy-gradient term is, before its coefficient.
+    pub loss: f64,
+    /// Sum over the tokens with a positive advantage, in nats.
+    pub positive: f64,
+    /// Sum over the tokens with an advantage of exactly 0, in nats.
+    pub zero: f64,
+    /// Sum over the tokens with a negative advantage, in nats.
+    pub negative: f64,
+    /// Tokens in `positive`.
+    pub positive_tokens: u64,
+    /// Tokens in `zero`.
+    pub zero_tokens: u64,
+    /// Tokens in `negative`.
+    pub negative_tokens: u64,
+}
+
+impl EntropyMetrics {
+    /// Mean over all tokens in the sums, in nats; 0 without any.
+    pub fn mean(&self) -> f64 {
+        mean(
+            self.positive + self.zero + self.negative,
+            self.positive_tokens + self.zero_tokens + self.negative_tokens,
+        )
+    }
+
+    /// Mean over the tokens with a positive advantage, in nats; 0 without any.
+    pub fn mean_positive(&self) -> f64 {
+        mean(self.positive, self.positive_tokens)
+    }
+
+    /// Mean over the tokens with an advantage of exactly 0, in nats; 0 without any.
+    pub fn mean_zero(&self) -> f64 {
+        mean(self.zero, self.zero_tokens)
+    }
+
+    /// Mean over the tokens with a negative advantage, in nats; 0 without any.
+    pub fn mean_negative(&self) -> f64 {
+        mean(self.negative, self.negative_tokens)
+    }
+}
+
+/// Counts and sums over the local responses and tokens of one loss.
 ///
 /// Counts are raw so that they add up over micro-batches and ranks; the methods divide.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
@@ -32,7 +78,7 @@ pub struct Metrics {
     /// Which tokens the token counts and sums cover.
     #[serde(skip)]
     pub scope: MetricsScope,
-    /// The loss: `pg_loss` + kl.coef · `kl_loss`.
+    /// The loss: `pg_loss` + kl.coef · `kl_loss` − entropy_coef · `entropy.loss`.
     pub loss: f64,
     /// The aggregated policy-gradient term.
     pub pg_loss: f64,
@@ -62,14 +108,19 @@ pub struct Metrics {
     /// without a KL term the kernels add the response's mean for each token that counts, which is
     /// another number only where part of a response counts.
     pub neg_log_ratio_sum: f64,
-    /// Smallest importance ratio of the tokens in scope; +∞ if there is none.
+    /// Smallest importance ratio of the tokens in scope; +∞ if there is none or all are left out.
     pub min_ratio: f64,
-    /// Largest importance ratio of the tokens in scope; −∞ if there is none.
+    /// Largest importance ratio of the tokens in scope; −∞ if there is none or all are left out.
     pub max_ratio: f64,
-    /// Tokens left out because their log-ratio, loss or gradient is not finite.
+    /// Tokens left out because their log-prob, log-ratio, loss or gradient is not finite. They stay
+    /// in the counts of tokens, which are known before a token's values are.
     pub nonfinite_tokens: u64,
-    /// Rows, offsets or lengths that point outside their tensor; they count as inactive.
+    /// Rows, offsets or lengths that point outside their tensor, which count as inactive, and token
+    /// ids outside the vocabulary, whose tokens are left out.
     pub out_of_range: u64,
+    /// Entropy, from logits only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<EntropyMetrics>,
 }
 
 impl Metrics {
@@ -95,6 +146,7 @@ impl Metrics {
             max_ratio: f64::NEG_INFINITY,
             nonfinite_tokens: 0,
             out_of_range: 0,
+            entropy: None,
         }
     }
 
@@ -110,17 +162,14 @@ impl Metrics {
 
     /// Mean of old_log_prob − log_prob over the tokens in scope, in nats (verl's `ppo_kl`).
     pub fn approx_kl(&self) -> f64 {
-        if self.tokens == 0 {
-            0.0
-        } else {
-            self.neg_log_ratio_sum / self.tokens as f64
-        }
+        mean(self.neg_log_ratio_sum, self.tokens)
     }
 
-    /// Turns the counts of values that were left out into an error.
+    /// Turns the counts of values that were left out into an error, and a loss that overflowed.
     ///
     /// # Errors
-    /// [`Error::LeftOut`] names the first kind with a count above 0.
+    /// [`Error::LeftOut`] names the first kind with a count above 0, [`Error::Invalid`] a loss that
+    /// is not finite though every token's part of it is.
     pub fn check(&self) -> Result<()> {
         for (field, count) in [
             ("rewards", self.groups.nonfinite_rewards),
@@ -131,14 +180,14 @@ impl Metrics {
                 return Err(Error::LeftOut { field, count });
             }
         }
-        Ok(())
+        finite("loss", self.loss)
     }
 }
 
 fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        part as f64 / whole as f64
-    }
+    mean(part as f64, whole)
+}
+
+fn mean(sum: f64, count: u64) -> f64 {
+    if count == 0 { 0.0 } else { sum / count as f64 }
 }

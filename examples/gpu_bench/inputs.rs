@@ -4,7 +4,7 @@ use bytemuck::Pod;
 use cudarc::driver::DeviceRepr;
 use half::bf16;
 use qae::cuda::{DeviceSlice, DeviceSliceMut, DeviceTensor, DeviceTensorMut};
-use qae::{Baseline, InactiveGradient, Interpolation, Tensor};
+use qae::{Baseline, Gradient, Interpolation, Tensor};
 use rayon::prelude::*;
 
 /// Slots per response, on average where responses are packed.
@@ -88,7 +88,7 @@ impl Arrangement {
 pub struct Variant {
     pub name: &'static str,
     pub baseline: Baseline,
-    pub inactive_gradient: InactiveGradient,
+    pub inactive_gradient: Gradient,
 }
 
 const QUANTILE: Baseline = Baseline::Quantile {
@@ -100,17 +100,17 @@ pub const VARIANTS: [Variant; 3] = [
     Variant {
         name: "dense",
         baseline: Baseline::Mean,
-        inactive_gradient: InactiveGradient::ZeroFill,
+        inactive_gradient: Gradient::ZeroFill,
     },
     Variant {
         name: "inactive-80/zero-fill",
         baseline: QUANTILE,
-        inactive_gradient: InactiveGradient::ZeroFill,
+        inactive_gradient: Gradient::ZeroFill,
     },
     Variant {
         name: "inactive-80/untouched",
         baseline: QUANTILE,
-        inactive_gradient: InactiveGradient::Untouched,
+        inactive_gradient: Gradient::Untouched,
     },
 ];
 
@@ -181,7 +181,7 @@ impl<T: Element> HostInputs<T> {
 
     /// The fewest bytes that a launch can move: every element that the result depends on is read
     /// once, and every element of the result is written once.
-    pub fn bytes(&self, is_active: &[bool], inactive_gradient: InactiveGradient) -> u64 {
+    pub fn bytes(&self, is_active: &[bool], inactive_gradient: Gradient) -> u64 {
         let size = size_of::<T>();
         let of_row = |(row, &is_active): (usize, &bool)| {
             let slots = self.slots_of(row);
@@ -189,7 +189,7 @@ impl<T: Element> HostInputs<T> {
             let tokens = mask.map_or(slots.len(), |mask| {
                 mask.iter().map(|&mask| usize::from(mask)).sum()
             });
-            let is_written = is_active || inactive_gradient == InactiveGradient::ZeroFill;
+            let is_written = is_active || inactive_gradient == Gradient::ZeroFill;
             let read = if is_active {
                 2 * size * tokens + mask.map_or(0, <[u8]>::len)
             } else {

@@ -74,7 +74,7 @@ fn config(variant: &Variant, num_tokens: usize) -> Config {
         },
         normalizer: Normalizer::Value(num_tokens as f64),
         metrics_scope: MetricsScope::Active,
-        inactive_gradient: variant.inactive_gradient,
+        gradient: variant.inactive_gradient,
         ..Config::default()
     }
 }
@@ -134,7 +134,7 @@ fn batch<T: Element>(
         match arguments.repeat_bits {
             Some(launches) => repeat_bits(stream, &mut inputs, &poison, launches, line)?,
             None => {
-                let bytes = host.bytes(&is_active, config.inactive_gradient);
+                let bytes = host.bytes(&is_active, config.gradient);
                 time(stream, &mut inputs, arguments.samples, bytes, tokens, line)?;
             }
         }

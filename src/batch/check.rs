@@ -1,7 +1,7 @@
 //! Whether the tensors of a batch fit together and fit a configuration.
 
 use super::shape::{AdvantageShape, Extent, TokenShape};
-use super::{Advantages, ImportanceWeight, Layout, TokenBatch};
+use super::{Advantages, ImportanceWeight, Layout, Tensor, TokenBatch};
 use crate::config::Config;
 use crate::error::{Error, Result};
 
@@ -11,9 +11,9 @@ impl TokenBatch<'_> {
     /// the tensors are not looked at: what is not finite is counted, not refused.
     ///
     /// # Errors
-    /// - [`Error::Invalid`] for a configuration out of range ([`Config::check`]), an index out of
-    ///   range ([`Self::check_indices`]), a stride below the width, a shape or a dtype that differs
-    ///   from the log-probs'.
+    /// - [`Error::Invalid`] for a configuration out of range ([`Config::check`]) or that needs
+    ///   logits, an index out of range ([`Self::check_indices`]), a stride below the width, a shape
+    ///   or a dtype that differs from the log-probs'.
     /// - [`Error::Missing`] for an objective without `old_log_prob` or a KL term without
     ///   `ref_log_prob`.
     pub fn check(&self, config: &Config) -> Result<()> {
@@ -21,22 +21,9 @@ impl TokenBatch<'_> {
         // The shapes below take the offsets at their word.
         self.check_indices()?;
         self.shape().check(config)?;
-        for (field, tensor) in [
-            ("old_log_prob", self.old_log_prob),
-            ("ref_log_prob", self.ref_log_prob),
-        ] {
-            match tensor {
-                Some(tensor) if tensor.dtype() != self.log_prob.dtype() => {
-                    return Err(Error::invalid(
-                        field,
-                        format!("dtype {:?} as log_prob", self.log_prob.dtype()),
-                        format!("{:?}", tensor.dtype()),
-                    ));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        let log_prob = ("log_prob", Some(self.log_prob));
+        check_same_dtype(("old_log_prob", self.old_log_prob), log_prob)?;
+        check_same_dtype(("ref_log_prob", self.ref_log_prob), log_prob)
     }
 
     fn shape(&self) -> TokenShape {
@@ -46,23 +33,8 @@ impl TokenBatch<'_> {
             log_prob: self.log_prob.len(),
             old_log_prob: self.old_log_prob.map(|tensor| tensor.len()),
             ref_log_prob: self.ref_log_prob.map(|tensor| tensor.len()),
-            importance_weight: self.importance_weight.map(|weight| match weight {
-                ImportanceWeight::PerToken(weight) => Extent::Slots(weight.len()),
-                ImportanceWeight::PerResponse(weight) => Extent::Rows(weight.len()),
-            }),
-            advantages: match self.advantages {
-                Advantages::PerResponse(given) => AdvantageShape::Given(Extent::Rows(given.len())),
-                Advantages::PerToken(given) => AdvantageShape::Given(Extent::Slots(given.len())),
-                Advantages::FromRewards {
-                    rewards,
-                    groups,
-                    response_index,
-                } => AdvantageShape::FromRewards {
-                    rewards: rewards.len(),
-                    num_responses: groups.num_responses(),
-                    response_index: response_index.map(<[i32]>::len),
-                },
-            },
+            importance_weight: self.importance_weight.map(|weight| weight.shape()),
+            advantages: self.advantages.shape(),
         }
     }
 
@@ -72,26 +44,82 @@ impl TokenBatch<'_> {
     /// # Errors
     /// [`Error::Invalid`] names the first element that is not.
     pub fn check_indices(&self) -> Result<()> {
-        match self.layout {
-            Layout::Padded {
+        self.layout.check_indices()?;
+        self.advantages.check_indices()
+    }
+}
+
+impl Layout<'_> {
+    /// Whether lengths and offsets are acceptable.
+    pub(super) fn check_indices(&self) -> Result<()> {
+        match *self {
+            Self::Padded {
                 width,
                 lengths: Some(lengths),
                 ..
             } => {
-                self.layout.shape().expect_rows("lengths", lengths.len())?;
-                check_each("lengths", lengths, width.saturating_add(1))?;
+                self.shape().expect_rows("lengths", lengths.len())?;
+                check_each("lengths", lengths, width.saturating_add(1))
             }
-            Layout::Padded { lengths: None, .. } => {}
-            Layout::Packed { offsets } => check_offsets(offsets)?,
+            Self::Padded { lengths: None, .. } => Ok(()),
+            Self::Packed { offsets } => check_offsets(offsets),
         }
-        match self.advantages {
-            Advantages::FromRewards {
+    }
+}
+
+impl ImportanceWeight<'_> {
+    /// Its length.
+    pub(super) fn shape(&self) -> Extent {
+        match self {
+            Self::PerToken(weight) => Extent::Slots(weight.len()),
+            Self::PerResponse(weight) => Extent::Rows(weight.len()),
+        }
+    }
+}
+
+impl Advantages<'_> {
+    /// Their lengths.
+    pub(super) fn shape(&self) -> AdvantageShape {
+        match self {
+            Self::PerResponse(given) => AdvantageShape::Given(Extent::Rows(given.len())),
+            Self::PerToken(given) => AdvantageShape::Given(Extent::Slots(given.len())),
+            Self::FromRewards {
+                rewards,
+                groups,
+                response_index,
+            } => AdvantageShape::FromRewards {
+                rewards: rewards.len(),
+                num_responses: groups.num_responses(),
+                response_index: response_index.map(<[i32]>::len),
+            },
+        }
+    }
+
+    /// Whether response indices are acceptable.
+    pub(super) fn check_indices(&self) -> Result<()> {
+        match *self {
+            Self::FromRewards {
                 rewards,
                 response_index: Some(index),
                 ..
             } => check_each("response_index", index, rewards.len()),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether two tensors, where there are two, have one dtype.
+pub(super) fn check_same_dtype(
+    (field, tensor): (&str, Option<Tensor<'_>>),
+    (other_field, other): (&str, Option<Tensor<'_>>),
+) -> Result<()> {
+    match (tensor, other) {
+        (Some(tensor), Some(other)) if tensor.dtype() != other.dtype() => Err(Error::invalid(
+            field,
+            format!("dtype {:?} as {other_field}", other.dtype()),
+            format!("{:?}", tensor.dtype()),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -1,14 +1,19 @@
 //! The tensors of one call, borrowed from host memory, and their layouts.
 
 mod check;
+mod logits;
 #[doc(hidden)]
 pub mod shape;
+
+pub(crate) use self::logits::Slot;
+pub use self::logits::{LogProbsInput, Logits, LogitsBatch, LogitsLayout};
 
 use self::shape::LayoutShape;
 use crate::groups::Groups;
 use half::{bf16, f16};
+use std::ops::Range;
 
-/// Element type of a tensor of log-probs or of its gradient.
+/// Element type of a tensor of log-probs or logits, or of its gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DType {
     /// IEEE 754 single precision.
@@ -29,7 +34,7 @@ impl DType {
     }
 }
 
-/// A tensor of log-probs in nats, in one of the supported dtypes.
+/// A tensor of log-probs in nats or of logits, in one of the supported dtypes.
 #[derive(Debug, Clone, Copy)]
 pub enum Tensor<'a> {
     /// f32 elements.
@@ -40,7 +45,7 @@ pub enum Tensor<'a> {
     F16(&'a [f16]),
 }
 
-impl Tensor<'_> {
+impl<'a> Tensor<'a> {
     /// Its element type.
     pub fn dtype(&self) -> DType {
         match self {
@@ -73,6 +78,15 @@ impl Tensor<'_> {
             Self::F32(values) => f64::from(values[index]),
             Self::Bf16(values) => f64::from(values[index]),
             Self::F16(values) => f64::from(values[index]),
+        }
+    }
+
+    /// The elements of `range`, which must be in range.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Tensor<'a> {
+        match *self {
+            Self::F32(values) => Tensor::F32(&values[range]),
+            Self::Bf16(values) => Tensor::Bf16(&values[range]),
+            Self::F16(values) => Tensor::F16(&values[range]),
         }
     }
 }

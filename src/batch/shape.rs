@@ -1,7 +1,11 @@
 //! Shapes alone: whether tensors of these lengths fit a layout and a configuration, wherever their
 //! memory is. One check for host tensors, the emulated kernels and a GPU.
 
-use crate::config::Config;
+mod rows;
+
+pub use self::rows::RowGrid;
+
+use crate::config::{Config, Gradient};
 use crate::error::{Error, Result};
 
 /// A [`super::Layout`] without its tensors.
@@ -61,7 +65,7 @@ pub struct TokenShape {
     pub layout: LayoutShape,
     /// Of the mask.
     pub mask: Option<usize>,
-    /// Of `log_prob`.
+    /// Of `log_prob`, or of what stands for it: `token_id`.
     pub log_prob: usize,
     /// Of `old_log_prob`.
     pub old_log_prob: Option<usize>,
@@ -222,15 +226,43 @@ impl TokenShape {
     /// Whether everything fits the layout, and what the configuration needs is there.
     ///
     /// # Errors
-    /// - [`Error::Invalid`] for a configuration out of range or a shape that does not fit.
+    /// - [`Error::Invalid`] for a configuration out of range, one that needs logits, or a shape that
+    ///   does not fit.
     /// - [`Error::Missing`] for an objective without `old_log_prob` or a KL term without
     ///   `ref_log_prob`.
     pub fn check(&self, config: &Config) -> Result<()> {
+        if config.entropy_coef != 0.0 {
+            return Err(Error::invalid(
+                "entropy_coef",
+                "0, since log-probs carry no entropy",
+                config.entropy_coef,
+            ));
+        }
+        if config.gradient == Gradient::Compact {
+            return Err(Error::invalid(
+                "gradient",
+                "zero fill or untouched, since compact rows are rows of logits",
+                "compact",
+            ));
+        }
+        self.check_tensors("log_prob", config)
+    }
+
+    /// The same where log-probs come from logits, whose tokens are in `token_id`. The logits
+    /// themselves are a [`RowGrid`]'s to check.
+    ///
+    /// # Errors
+    /// As [`Self::check`], but for what needs logits.
+    pub fn check_from_logits(&self, config: &Config) -> Result<()> {
+        self.check_tensors("token_id", config)
+    }
+
+    fn check_tensors(&self, tokens: &str, config: &Config) -> Result<()> {
         config.check()?;
         self.layout.check()?;
         let needs_old = config.objective.uses_ratio();
         for (field, found, is_needed, what) in [
-            ("log_prob", Some(self.log_prob), true, "log-probs"),
+            (tokens, Some(self.log_prob), true, "one for each slot"),
             (
                 "old_log_prob",
                 self.old_log_prob,

@@ -1,8 +1,8 @@
 //! From a [`Config`] to its JSON form, with every default spelled out.
 
 use super::names::{
-    AGGREGATIONS, AggregationKind, BASELINES, BaselineKind, GATES, INACTIVE_GRADIENTS,
-    INTERPOLATIONS, KL_KINDS, LOSSES, Loss, METRICS_SCOPES, SCALES, SINGLETONS, ScaleKind,
+    AGGREGATIONS, AggregationKind, BASELINES, BaselineKind, GATES, GRADIENTS, INTERPOLATIONS,
+    KL_KINDS, LOSSES, Loss, METRICS_SCOPES, SCALES, SINGLETONS, ScaleKind,
 };
 use super::{BaselineFile, ConfigFile, KlFile, NormalizerFile};
 use crate::config::{Aggregation, Baseline, Config, Kl, Normalizer, Objective, Scale};
@@ -33,9 +33,11 @@ impl From<&Config> for ConfigFile {
             aggregation: AGGREGATIONS.name(aggregation),
             normalizer,
             kl: kl(config.kl),
+            temperature: Some(config.temperature),
+            entropy_coef: Some(config.entropy_coef),
             grad_scale: Some(config.grad_scale),
             metrics_scope: METRICS_SCOPES.name(config.metrics_scope),
-            inactive_gradient: INACTIVE_GRADIENTS.name(config.inactive_gradient),
+            inactive_gradient: GRADIENTS.name(config.gradient),
             ..Self::default()
         };
         file.set_objective(config.objective);

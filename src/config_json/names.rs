@@ -1,6 +1,6 @@
 //! The names of the values, in both directions.
 
-use crate::config::{Gate, InactiveGradient, Interpolation, KlEstimator, MetricsScope, Singleton};
+use crate::config::{Gate, Gradient, Interpolation, KlEstimator, MetricsScope, Singleton};
 use crate::error::{Error, Result};
 
 /// A kind of baseline, without its parameters.
@@ -159,11 +159,12 @@ pub(super) const METRICS_SCOPES: Names<MetricsScope> = Names {
     unsupported: &[],
 };
 
-pub(super) const INACTIVE_GRADIENTS: Names<InactiveGradient> = Names {
+pub(super) const GRADIENTS: Names<Gradient> = Names {
     field: "inactive_gradient",
     supported: &[
-        ("zero_fill", InactiveGradient::ZeroFill),
-        ("untouched", InactiveGradient::Untouched),
+        ("zero_fill", Gradient::ZeroFill),
+        ("untouched", Gradient::Untouched),
+        ("compact", Gradient::Compact),
     ],
     unsupported: &[],
 };

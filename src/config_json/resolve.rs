@@ -2,8 +2,8 @@
 
 use super::ConfigFile;
 use super::names::{
-    AGGREGATIONS, AggregationKind, BASELINES, BaselineKind, GATES, INACTIVE_GRADIENTS,
-    INTERPOLATIONS, KL_KINDS, LOSSES, Loss, METRICS_SCOPES, SCALES, SINGLETONS, ScaleKind,
+    AGGREGATIONS, AggregationKind, BASELINES, BaselineKind, GATES, GRADIENTS, INTERPOLATIONS,
+    KL_KINDS, LOSSES, Loss, METRICS_SCOPES, SCALES, SINGLETONS, ScaleKind,
 };
 use crate::config::{
     AdvantageConfig, Aggregation, Baseline, Config, Kl, Normalizer, Objective, Scale,
@@ -36,7 +36,6 @@ impl ConfigFile {
         let (aggregation, normalizer) = self.aggregation(width)?;
         let dp_size = self.normalizer.dp_size;
         positive("normalizer.dp_size", dp_size)?;
-        positive("temperature", self.temperature)?;
         let config = Config {
             advantage: self.advantage()?,
             objective,
@@ -44,12 +43,13 @@ impl ConfigFile {
             kl: self.kl_term()?,
             aggregation,
             normalizer,
+            temperature: self.temperature.unwrap_or(default.temperature),
+            entropy_coef: self.entropy_coef.unwrap_or(default.entropy_coef),
             loss_multiplier: dp_size.unwrap_or(default.loss_multiplier),
             grad_scale: self.grad_scale.unwrap_or(default.grad_scale),
             metrics_scope: METRICS_SCOPES
                 .value(self.metrics_scope.as_deref(), default.metrics_scope)?,
-            inactive_gradient: INACTIVE_GRADIENTS
-                .value(self.inactive_gradient.as_deref(), default.inactive_gradient)?,
+            gradient: GRADIENTS.value(self.inactive_gradient.as_deref(), default.gradient)?,
         };
         config.check()?;
         Ok(config)

@@ -1,6 +1,6 @@
 use super::ConfigFile;
 use crate::config::{
-    Aggregation, Baseline, Config, InactiveGradient, Interpolation, Kl, KlEstimator, MetricsScope,
+    Aggregation, Baseline, Config, Gradient, Interpolation, Kl, KlEstimator, MetricsScope,
     Normalizer, Objective, Scale, Singleton,
 };
 use crate::error::Error;
@@ -99,6 +99,18 @@ fn later_layers_win_and_drop_what_belonged_to_another_loss_or_baseline() {
     ));
 }
 
+#[test]
+fn the_entropy_term_has_two_spellings() {
+    for name in ["entropy_coef", "entropy_coeff"] {
+        let config = resolve(&format!(r#"{{"{name}": 0.001, "temperature": 0.7}}"#));
+        assert_eq!((config.entropy_coef, config.temperature), (0.001, 0.7));
+    }
+    let below = parse(r#"{"entropy_coef": 0.5, "temperature": 2}"#);
+    let config = below.overridden_by(&parse(r#"{"entropy_coeff": 0}"#));
+    let config = config.resolve(None).unwrap();
+    assert_eq!((config.entropy_coef, config.temperature), (0.0, 2.0));
+}
+
 /// Each objective with values that are not its defaults.
 const OBJECTIVES: [Objective; 5] = [
     Objective::Clip {
@@ -139,16 +151,22 @@ fn every_config_survives_the_round_trip() {
         }),
         aggregation: Aggregation::SeqMeanTokenSumNorm { scale: 512.0 },
         normalizer: Normalizer::Value(7.0),
+        temperature: 0.7,
+        entropy_coef: -0.25,
         loss_multiplier: 4.0,
         grad_scale: 0.5,
         metrics_scope: MetricsScope::Active,
-        inactive_gradient: InactiveGradient::Untouched,
+        gradient: Gradient::Untouched,
         ..Config::default()
     };
     config.advantage.baseline = Baseline::LeaveOneOut;
     config.advantage.scale = Scale::None;
     config.advantage.singleton = Singleton::Zero;
     configs.push(config);
+    configs.push(Config {
+        gradient: Gradient::Compact,
+        ..Config::default()
+    });
     for config in configs {
         let json = serde_json::to_string(&ConfigFile::from(&config)).unwrap();
         assert_eq!(parse(&json).resolve(None).unwrap(), config, "{json}");
@@ -211,6 +229,18 @@ const REFUSALS: &[(&str, &str)] = &[
     (
         r#"{"normalizer": {"dp_size": -1}}"#,
         "normalizer.dp_size: expected",
+    ),
+    (
+        r#"{"temperature": 0}"#,
+        "temperature: expected a finite number above 0, found 0",
+    ),
+    (
+        r#"{"entropy_coef": "0.1"}"#,
+        "entropy_coef: expected a number, found string \"0.1\"",
+    ),
+    (
+        r#"{"inactive_gradient": "dense"}"#,
+        "inactive_gradient: expected one of zero_fill, untouched, compact",
     ),
     (
         r#"{"gate": "two_regime", "baseline": {"kind": "mean"}}"#,

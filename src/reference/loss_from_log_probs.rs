@@ -2,6 +2,7 @@
 
 use super::advantages::{add as add_groups, advantages};
 use super::response::{finite_or_zero, response};
+use super::tokens::Tokens;
 use crate::backend::LossOutput;
 use crate::batch::{Advantages, Layout, TokenBatch};
 use crate::config::{Aggregation, Config, Normalizer};
@@ -50,24 +51,19 @@ pub fn loss_from_log_probs(batch: &TokenBatch<'_>, config: &Config) -> Result<Lo
         } => Some(advantages(rewards, groups, &config.advantage)?),
         Advantages::PerResponse(_) | Advantages::PerToken(_) => None,
     };
+    let tokens = Tokens::from(batch);
     let call = Call {
-        batch,
+        tokens,
         config,
         global_advantage: from_rewards.as_ref().map(|out| &out.advantage[..]),
-        normalizer: match config.normalizer {
-            Normalizer::Value(value) => value,
-            Normalizer::FromBatch => {
-                let counts = (0..batch.layout.num_rows()).map(|row| count_valid(batch, row));
-                normalizer_of_counts(config.aggregation, counts)
-            }
-        },
+        normalizer: normalizer(config, || tokens.counts()),
     };
     let mut d_log_prob = vec![0.0; batch.log_prob.len()];
     let rows = rows_of(batch.layout, &mut d_log_prob);
     let metrics: Vec<Metrics> = rows
         .into_iter()
         .enumerate()
-        .map(|(row, gradient)| response(&call, row, gradient))
+        .map(|(row, gradient)| response(&call, row, gradient, &mut []))
         .collect();
     let (mut metrics, active_rows) = sum(&metrics, config);
     if let Some(out) = &from_rewards {
@@ -86,8 +82,9 @@ pub fn loss_from_log_probs(batch: &TokenBatch<'_>, config: &Config) -> Result<Lo
 }
 
 /// What all responses of one call share.
+#[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
-    pub batch: &'a TokenBatch<'a>,
+    pub tokens: Tokens<'a>,
     pub config: &'a Config,
     /// The advantages of the global batch, where they come from rewards.
     pub global_advantage: Option<&'a [f64]>,
@@ -98,7 +95,7 @@ pub(crate) struct Call<'a> {
 impl Call<'_> {
     /// The advantage of a local row, as given; `None` where each token has its own.
     pub fn advantage(&self, row: usize) -> Option<f64> {
-        match self.batch.advantages {
+        match self.tokens.advantages {
             Advantages::FromRewards { response_index, .. } => {
                 let response = response_index.map_or(row, |index| index[row] as usize);
                 self.global_advantage.map(|advantage| advantage[response])
@@ -108,10 +105,15 @@ impl Call<'_> {
         }
     }
 
+    /// Whether there is a term that acts where the advantage is 0.
+    pub fn acts_everywhere(&self) -> bool {
+        self.config.kl.is_some() || self.config.entropy_coef != 0.0
+    }
+
     /// Whether the row's gradient is computed. Rows with an advantage for each token always are,
     /// so that this is known before a token is read.
     pub fn acts(&self, row: usize) -> bool {
-        self.config.kl.is_some() || self.advantage(row).is_none_or(|a| finite_or_zero(a) != 0.0)
+        self.acts_everywhere() || self.advantage(row).is_none_or(|a| finite_or_zero(a) != 0.0)
     }
 
     /// w_i · loss_multiplier, of a response with `length` > 0 valid tokens (math.md §3).
@@ -125,31 +127,20 @@ impl Call<'_> {
     }
 }
 
-/// The denominator of a batch whose rows have `counts` valid tokens: all of them, or the rows that
-/// have any.
-pub(crate) fn normalizer_of_counts(
-    aggregation: Aggregation,
-    counts: impl Iterator<Item = usize>,
-) -> f64 {
-    let total: usize = match aggregation {
-        Aggregation::TokenMean => counts.sum(),
-        Aggregation::SeqMeanTokenMean
-        | Aggregation::SeqMeanTokenSum
-        | Aggregation::SeqMeanTokenSumNorm { .. } => counts.filter(|&count| count > 0).count(),
+/// The denominator that the configuration has or, of a batch whose rows have `counts` valid tokens:
+/// all of them, or the rows that have any.
+pub(crate) fn normalizer(config: &Config, counts: impl FnOnce() -> Vec<usize>) -> f64 {
+    let total: usize = match (config.normalizer, config.aggregation) {
+        (Normalizer::Value(value), _) => return value,
+        (Normalizer::FromBatch, Aggregation::TokenMean) => counts().iter().sum(),
+        (
+            Normalizer::FromBatch,
+            Aggregation::SeqMeanTokenMean
+            | Aggregation::SeqMeanTokenSum
+            | Aggregation::SeqMeanTokenSumNorm { .. },
+        ) => counts().iter().filter(|&&count| count > 0).count(),
     };
     total as f64
-}
-
-/// Number of valid tokens of a row.
-pub(crate) fn count_valid(batch: &TokenBatch<'_>, row: usize) -> usize {
-    let slots = batch.layout.row(row);
-    match batch.mask {
-        None => slots.length,
-        Some(mask) => mask[slots.mask_start..][..slots.length]
-            .iter()
-            .filter(|&&valid| valid != 0)
-            .count(),
-    }
 }
 
 /// The slots of each row in a tensor laid out as the log-probs, without the gaps between rows.
@@ -179,6 +170,11 @@ pub(crate) fn sum(rows: &[Metrics], config: &Config) -> (Metrics, Vec<u32>) {
     }
     let kl_coef = config.kl.map_or(0.0, |kl| kl.coef);
     total.loss = total.pg_loss + kl_coef * total.kl_loss;
+    if let Some(entropy) = total.entropy
+        && config.entropy_coef != 0.0
+    {
+        total.loss -= config.entropy_coef * entropy.loss;
+    }
     (total, active_rows)
 }
 
@@ -199,4 +195,14 @@ fn add(total: &mut Metrics, part: &Metrics) {
     total.min_ratio = total.min_ratio.min(part.min_ratio);
     total.max_ratio = total.max_ratio.max(part.max_ratio);
     total.nonfinite_tokens += part.nonfinite_tokens;
+    if let Some(part) = &part.entropy {
+        let total = total.entropy.get_or_insert_default();
+        total.loss += part.loss;
+        total.positive += part.positive;
+        total.zero += part.zero;
+        total.negative += part.negative;
+        total.positive_tokens += part.positive_tokens;
+        total.zero_tokens += part.zero_tokens;
+        total.negative_tokens += part.negative_tokens;
+    }
 }

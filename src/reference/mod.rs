@@ -1,20 +1,31 @@
 //! The mathematics in f64, as plain loops to be read next to the papers.
 //!
 //! The oracle of every other backend: it shares no code with the kernels. One file a concept, the
-//! equation above the lines that implement it. [`crate::cpu`] runs the same per-group and
-//! per-response functions on several threads.
+//! equation above the lines that implement it. [`crate::cpu`] runs the same functions of a group, a
+//! response and a row of logits on several threads.
 
 mod advantages;
+mod gathered;
 mod kl;
+mod log_probs_from_logits;
 mod loss_from_log_probs;
+mod loss_from_logits;
 mod objective;
 mod quantile;
 mod response;
+mod softmax_stats;
+mod tokens;
 
 pub use advantages::{AdvantageOutput, advantages};
+pub use log_probs_from_logits::{log_probs_from_logits, log_probs_from_logits_backward};
 pub use loss_from_log_probs::loss_from_log_probs;
+pub use loss_from_logits::loss_from_logits;
 pub use quantile::{quantile, rank};
+pub use softmax_stats::{RowShard, SoftmaxStats};
 
 pub(crate) use advantages::{add as add_groups, check as check_advantages, group_advantages};
-pub(crate) use loss_from_log_probs::{Call, count_valid, normalizer_of_counts, rows_of, sum};
+pub(crate) use log_probs_from_logits::{backward_of_row, check_backward, columns, of_row};
+pub(crate) use loss_from_log_probs::{Call, normalizer, rows_of, sum};
+pub(crate) use loss_from_logits::{Computed, Execute, run as run_from_logits};
 pub(crate) use response::response;
+pub(crate) use tokens::Tokens;

@@ -2,7 +2,7 @@
 
 use crate::case::{Advantage, Case, Weight, kls, objectives};
 use crate::{bits, runners};
-use qae::{Config, InactiveGradient, Metrics, MetricsScope, cpu};
+use qae::{Config, Gradient, Metrics, MetricsScope, cpu};
 
 const POISONS: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30];
 
@@ -164,7 +164,7 @@ fn untouched_rows_keep_what_they_held() {
     let case = Case::random(45, 6, 7);
     let filled = Config::default();
     let untouched = Config {
-        inactive_gradient: InactiveGradient::Untouched,
+        gradient: Gradient::Untouched,
         ..filled
     };
     let poison = 12345.0;
@@ -199,7 +199,7 @@ fn what_is_not_written_reads_as_zero_in_an_output() {
     for runner in runners() {
         let filled = runner.run(&case.batch(), &Config::default());
         let untouched = Config {
-            inactive_gradient: InactiveGradient::Untouched,
+            gradient: Gradient::Untouched,
             ..Config::default()
         };
         let output = runner.run(&case.batch(), &untouched);

@@ -2,7 +2,7 @@
 
 use crate::case::{Case, Owned, kls, objectives};
 use crate::{bits, runners};
-use qae::{Config, DType, ImportanceWeight, InactiveGradient, Layout, Tensor, TokenBatch, cpu};
+use qae::{Config, DType, Gradient, ImportanceWeight, Layout, Tensor, TokenBatch, cpu};
 
 const WIDTH: usize = 6;
 const LENGTHS: [i32; 5] = [6, 0, 3, 1, 5];
@@ -147,14 +147,14 @@ fn gaps_between_rows_are_not_written() {
         ref_log_prob: None,
         ..case.batch()
     };
-    let mut gradient = vec![9.0; 45];
-    for inactive_gradient in [InactiveGradient::ZeroFill, InactiveGradient::Untouched] {
+    let mut d_log_prob = vec![9.0; 45];
+    for gradient in [Gradient::ZeroFill, Gradient::Untouched] {
         let config = Config {
-            inactive_gradient,
+            gradient,
             ..Config::default()
         };
-        cpu::loss_from_log_probs_into(&batch, &config, &mut gradient).unwrap();
-        for row in gradient.chunks(9) {
+        cpu::loss_from_log_probs_into(&batch, &config, &mut d_log_prob).unwrap();
+        for row in d_log_prob.chunks(9) {
             assert_eq!(row[WIDTH..], [9.0; 3]);
         }
     }

@@ -2,7 +2,10 @@
 
 use crate::case::{Advantage, Case, Weight, kls, objectives, plain_clip};
 use crate::{bits, runners};
-use qae::{Advantages, Config, Error, Groups, Layout, Objective, Tensor, TokenBatch};
+use qae::{
+    Advantages, Config, Error, Groups, Layout, Metrics, MetricsScope, Normalizer, Objective,
+    Tensor, TokenBatch,
+};
 
 fn is_gspo(objective: Objective) -> bool {
     matches!(objective, Objective::Gspo { .. })
@@ -246,4 +249,51 @@ fn exact_zeros_are_positive() {
             assert_eq!(bits(&output.d_log_prob), [0, 0, 0]);
         }
     }
+}
+
+#[test]
+fn a_coefficient_or_a_loss_that_overflows_leaves_its_token_out() {
+    // Loss and gradient, the gradient alone, the loss alone: ρ = e is clipped, so has no gradient.
+    for (log_ratio, loss_multiplier, grad_scale, left_out) in [
+        (0.0, 1e308, 1e308, 1),
+        (0.0, 1e200, -1e200, 1),
+        (1.0, 1e308, 1e-308, 1),
+        (0.0, 1e200, 1e-200, 0),
+    ] {
+        let case = Case::row(&[log_ratio], 3.0);
+        let config = Config {
+            loss_multiplier,
+            grad_scale,
+            normalizer: Normalizer::Value(1.0),
+            ..plain_clip()
+        };
+        for runner in runners() {
+            let output = runner.run(&case.batch(), &config);
+            assert_eq!(output.metrics.nonfinite_tokens, left_out, "{config:?}");
+            assert!(output.metrics.loss.is_finite());
+            assert!(output.d_log_prob[0].is_finite());
+            assert_eq!(output.d_log_prob[0] == 0.0, left_out == 1);
+        }
+    }
+}
+
+#[test]
+fn a_sum_that_overflows_does_not_pass_the_check() {
+    let case = Case::row(&[0.0; 2], 1.0);
+    let config = Config {
+        loss_multiplier: 1e308,
+        normalizer: Normalizer::Value(1.0),
+        ..plain_clip()
+    };
+    for runner in runners() {
+        let metrics = runner.run(&case.batch(), &config).metrics;
+        assert_eq!(metrics.nonfinite_tokens, 0);
+        let error = metrics.check().unwrap_err().to_string();
+        assert_eq!(error, "loss: expected a finite number, found -inf");
+    }
+    let metrics = Metrics {
+        loss: f64::NAN,
+        ..Metrics::empty(MetricsScope::All)
+    };
+    assert!(metrics.check().is_err());
 }

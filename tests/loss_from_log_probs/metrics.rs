@@ -2,7 +2,7 @@
 
 use crate::case::{Advantage, Case, plain_clip};
 use crate::{assert_close, runners};
-use qae::{Backend, Config, CpuBackend, InactiveGradient, Metrics, MetricsScope, Normalizer};
+use qae::{Backend, Config, CpuBackend, Gradient, Metrics, MetricsScope, Normalizer};
 use qae::{Objective, TokenBatch};
 
 /// Row 0: A > 0, row 1: A = 0, row 2: A < 0; the last slot of each masked.
@@ -189,7 +189,7 @@ fn the_cpu_declares_what_it_reads_and_writes() {
     // The inactive row is only filled with 0, or not at all.
     assert_eq!(bytes(&case.batch(), &active), 8 * 16 + 4 * 8);
     let untouched = Config {
-        inactive_gradient: InactiveGradient::Untouched,
+        gradient: Gradient::Untouched,
         ..active
     };
     assert_eq!(bytes(&case.batch(), &untouched), 8 * 16);
