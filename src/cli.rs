@@ -5,16 +5,22 @@ mod args;
 mod backends;
 mod difference;
 mod emit;
+mod flags;
 mod info;
+mod layers;
+mod outcome;
+mod printable;
 mod report;
 mod selftest;
 mod step;
 mod text;
+mod threads;
 
-pub use args::{BackendChoice, Format, OrNone, StepArgs};
+pub use args::{BackendChoice, Format, StepArgs};
 pub use backends::{Candidate, candidates};
 pub use difference::Difference;
 pub use emit::emit;
+pub use flags::{OrNone, Overrides};
 pub use report::Report;
 pub use step::step;
 

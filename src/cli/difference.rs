@@ -1,15 +1,21 @@
 //! How far a result is from the f64 reference.
 
-use crate::backend::LossOutput;
+use crate::backend::{LogitsOutput, LossOutput};
 use serde::Serialize;
 
 /// Largest differences from the reference.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Difference {
-    /// Of the gradient, relative to its largest value.
+    /// Of the gradient with respect to log-probs, relative to its largest value.
     pub gradient_over_largest: f64,
+    /// The same with respect to logits, from logits.
+    pub logits_gradient_over_largest: Option<f64>,
     /// Of the loss, absolute.
     pub loss: f64,
+    /// Of the log-probs that were read, in nats, from logits.
+    pub log_prob: Option<f64>,
+    /// Of their entropies, in nats, from logits.
+    pub entropy: Option<f64>,
     /// Of the advantages, absolute; 0 where they were given.
     pub advantage: f64,
 }
@@ -17,18 +23,38 @@ pub struct Difference {
 impl Difference {
     /// Between `output` and `reference`, which describe the same batch.
     pub(super) fn between(output: &LossOutput, reference: &LossOutput) -> Self {
-        let largest = reference.d_log_prob.iter().fold(0.0, |m, g| g.abs().max(m));
-        let gradient = largest_difference(&output.d_log_prob, &reference.d_log_prob);
         let advantages = output.advantage.as_ref().zip(reference.advantage.as_ref());
         Self {
-            gradient_over_largest: if largest > 0.0 {
-                gradient / largest
-            } else {
-                gradient
-            },
+            gradient_over_largest: over_largest(&output.d_log_prob, &reference.d_log_prob),
+            logits_gradient_over_largest: None,
             loss: (output.metrics.loss - reference.metrics.loss).abs(),
+            log_prob: None,
+            entropy: None,
             advantage: advantages.map_or(0.0, |(a, b)| largest_difference(a, b)),
         }
+    }
+
+    /// Likewise, from logits.
+    pub(super) fn between_logits(output: &LogitsOutput, reference: &LogitsOutput) -> Self {
+        let gradient = over_largest(&output.d_logits, &reference.d_logits);
+        Self {
+            logits_gradient_over_largest: Some(gradient),
+            log_prob: Some(largest_difference(&output.log_prob, &reference.log_prob)),
+            entropy: Some(largest_difference(&output.entropy, &reference.entropy)),
+            ..Self::between(&output.loss, &reference.loss)
+        }
+    }
+}
+
+fn over_largest(values: &[f64], reference: &[f64]) -> f64 {
+    let largest = reference
+        .iter()
+        .fold(0.0, |m: f64, value| value.abs().max(m));
+    let difference = largest_difference(values, reference);
+    if largest > 0.0 {
+        difference / largest
+    } else {
+        difference
     }
 }
 

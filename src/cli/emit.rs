@@ -1,5 +1,6 @@
 //! The end of a command: its text or its error, and the exit status.
 
+use super::printable::printable;
 use crate::error::{Error, Result};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ pub fn emit(result: Result<String>) -> ExitCode {
     match result.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let line = one_line(&error.to_string());
+            let line = printable(&error.to_string());
             // Nobody is left to tell if stderr cannot be written to, and `eprintln!` would panic.
             let _ = writeln!(std::io::stderr(), "qae: {line}");
             ExitCode::FAILURE
@@ -25,21 +26,9 @@ fn print(text: &str) -> Result<()> {
     {
         // A reader that has seen enough (`qae step … | head`) is no failure.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| Error::file("standard output", error)),
-    }
-}
-
-/// Names that a user chose (of files, fields, values) may hold line breaks.
-fn one_line(message: &str) -> String {
-    message.replace('\n', "\\n").replace('\r', "\\r")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::one_line;
-
-    #[test]
-    fn an_error_stays_on_one_line() {
-        assert_eq!(one_line("a\nb\r"), "a\\nb\\r");
+        result => result.map_err(|error| {
+            let message = format!("expected to write the report, found {error}");
+            Error::file("standard output", message)
+        }),
     }
 }

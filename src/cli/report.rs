@@ -1,11 +1,12 @@
 //! What `qae step` reports; its serde form is `--format json`, its `Display` the text.
 
 use super::difference::Difference;
-use crate::backend::Run;
-use crate::batch::{DType, TokenBatch};
+use super::outcome::Outcome;
+use crate::batch::DType;
 use crate::config::Config;
 use crate::config_json::ConfigFile;
-use crate::io::{Case, count_valid_tokens};
+use crate::io::{Case, Level};
+use crate::metrics::{EntropyMetrics, Metrics};
 use serde::Serialize;
 
 /// A step's result in figures. Shares are fractions of 1.
@@ -15,20 +16,30 @@ pub struct Report {
     pub file: String,
     /// The name in its metadata.
     pub name: String,
-    /// The shape of its log-probs: \[responses, slots\] or \[tokens\].
+    /// What was read of the policy.
+    pub level: Level,
+    /// What the file has besides, and was not read or has no effect at this level.
+    pub not_read: Vec<&'static str>,
+    /// The shape of its tokens: \[responses, slots\] or \[tokens\].
     pub shape: Vec<usize>,
-    /// The dtype of its log-probs.
+    /// Columns of its logits.
+    pub vocab_size: Option<usize>,
+    /// The dtype of its log-probs or logits.
     pub dtype: &'static str,
     /// The configuration that was used, with all defaults.
     pub config: ConfigFile,
-    /// The loss, KL term included.
+    /// The loss, KL and entropy terms included.
     pub loss: f64,
     /// The policy-gradient term.
     pub pg_loss: f64,
     /// The KL term before its coefficient, if there is one.
     pub kl_loss: Option<f64>,
-    /// Root of the sum of the squared gradient.
+    /// Entropy of the policy, from logits.
+    pub entropy: Option<Entropy>,
+    /// Root of the sum of the squared gradient with respect to log-probs.
     pub gradient_norm: f64,
+    /// The same with respect to logits, from logits.
+    pub logits_gradient_norm: Option<f64>,
     /// Groups.
     pub groups: Groups,
     /// Responses.
@@ -82,8 +93,25 @@ pub struct Tokens {
     pub valid: u64,
     /// Valid, with an advantage other than 0.
     pub active: u64,
-    /// Share of the valid tokens that need neither loss nor gradient; 0 with a KL term.
+    /// Share of the valid tokens that need neither loss nor gradient; 0 with a KL or entropy term.
     pub skipped_share: f64,
+}
+
+/// Entropy in nats, over the tokens in the scope of the metrics; means are `None` without tokens.
+#[derive(Debug, Clone, Serialize)]
+pub struct Entropy {
+    /// Aggregated as the policy-gradient term, before its coefficient.
+    pub loss: f64,
+    /// Mean over all tokens.
+    pub mean: Option<f64>,
+    /// Mean where the advantage is positive.
+    pub positive: Option<f64>,
+    /// Mean where the advantage is exactly 0.
+    pub zero: Option<f64>,
+    /// Mean where the advantage is negative.
+    pub negative: Option<f64>,
+    /// Tokens that these figures cover.
+    pub tokens: u64,
 }
 
 /// Clipping, divergence and ratios.
@@ -132,16 +160,17 @@ pub struct BackendReport {
 }
 
 impl Report {
-    /// Of `run` on `batch`; the caller fills in the file, the backend, the difference and `out`.
-    pub(super) fn new(case: &Case, config: &Config, batch: &TokenBatch<'_>, run: &Run) -> Self {
-        let output = &run.output;
-        let metrics = &output.metrics;
-        let squares = output.d_log_prob.iter().map(|gradient| gradient * gradient);
+    /// Of `outcome` on `case`; the caller fills in the file, the backend, the difference and `out`.
+    pub(super) fn new(case: &Case, config: &Config, outcome: &Outcome) -> Self {
+        let metrics = &outcome.metrics;
         Self {
             file: String::new(),
             name: case.name().to_string(),
+            level: case.level(),
+            not_read: not_read(case, config),
             shape: case.shape(),
-            dtype: match batch.log_prob.dtype() {
+            vocab_size: case.vocab_size(),
+            dtype: match case.dtype() {
                 DType::F32 => "F32",
                 DType::Bf16 => "BF16",
                 DType::F16 => "F16",
@@ -150,7 +179,9 @@ impl Report {
             loss: metrics.loss,
             pg_loss: metrics.pg_loss,
             kl_loss: config.kl.map(|_| metrics.kl_loss),
-            gradient_norm: squares.fold(0.0, |sum: f64, square| sum + square).sqrt(),
+            entropy: metrics.entropy.as_ref().map(Entropy::new),
+            gradient_norm: outcome.gradient_norm,
+            logits_gradient_norm: outcome.logits_gradient_norm,
             groups: Groups {
                 total: metrics.groups.num_groups,
                 hard: config.advantage.k().map(|_| metrics.groups.hard_groups),
@@ -158,20 +189,20 @@ impl Report {
                 zero_variance: metrics.groups.zero_variance_groups,
             },
             responses: Responses {
-                total: batch.layout.num_rows() as u64,
+                total: case.num_responses() as u64,
                 positive: metrics.positive,
                 zero: metrics.zero,
                 negative: metrics.negative,
                 active: metrics.active,
             },
-            tokens: Tokens::new(config, batch, run),
-            ratios: Ratios::new(run),
+            tokens: Tokens::new(config, case, metrics),
+            ratios: Ratios::new(metrics),
             left_out: LeftOut {
                 rewards: metrics.groups.nonfinite_rewards,
                 tokens: metrics.nonfinite_tokens,
                 rows: metrics.out_of_range,
             },
-            backend: BackendReport::new(run),
+            backend: BackendReport::new(outcome),
             difference: None,
             out: None,
         }
@@ -179,10 +210,12 @@ impl Report {
 }
 
 impl Tokens {
-    fn new(config: &Config, batch: &TokenBatch<'_>, run: &Run) -> Self {
-        let valid = count_valid_tokens(batch);
-        let active = run.output.metrics.active_tokens;
-        let acting = if config.kl.is_some() { valid } else { active };
+    fn new(config: &Config, case: &Case, metrics: &Metrics) -> Self {
+        let slots = case.valid_slots();
+        let valid = slots.iter().map(|slots| slots.len() as u64).sum();
+        let active = metrics.active_tokens;
+        let all_act = config.kl.is_some() || config.entropy_coef != 0.0;
+        let acting = if all_act { valid } else { active };
         Self {
             valid,
             active,
@@ -191,9 +224,23 @@ impl Tokens {
     }
 }
 
+impl Entropy {
+    fn new(entropy: &EntropyMetrics) -> Self {
+        let of = |mean: f64, tokens: u64| (tokens > 0).then_some(mean);
+        let tokens = entropy.positive_tokens + entropy.zero_tokens + entropy.negative_tokens;
+        Self {
+            loss: entropy.loss,
+            mean: of(entropy.mean(), tokens),
+            positive: of(entropy.mean_positive(), entropy.positive_tokens),
+            zero: of(entropy.mean_zero(), entropy.zero_tokens),
+            negative: of(entropy.mean_negative(), entropy.negative_tokens),
+            tokens,
+        }
+    }
+}
+
 impl Ratios {
-    fn new(run: &Run) -> Self {
-        let metrics = &run.output.metrics;
+    fn new(metrics: &Metrics) -> Self {
         let finite = |ratio: f64| ratio.is_finite().then_some(ratio);
         Self {
             tokens: metrics.tokens,
@@ -208,16 +255,25 @@ impl Ratios {
 }
 
 impl BackendReport {
-    fn new(run: &Run) -> Self {
-        let rate = |seconds: f64| run.bytes_moved as f64 / seconds / 1e9;
+    fn new(outcome: &Outcome) -> Self {
+        let rate = |seconds: f64| outcome.bytes_moved as f64 / seconds / 1e9;
         Self {
             name: String::new(),
             reason: String::new(),
-            bytes_moved: run.bytes_moved,
-            seconds: run.seconds,
-            gigabytes_per_second: run.seconds.filter(|&seconds| seconds > 0.0).map(rate),
+            bytes_moved: outcome.bytes_moved,
+            seconds: outcome.seconds,
+            gigabytes_per_second: outcome.seconds.filter(|&seconds| seconds > 0.0).map(rate),
         }
     }
+}
+
+/// What a reader might take for granted.
+fn not_read(case: &Case, config: &Config) -> Vec<&'static str> {
+    let mut names: Vec<_> = case.not_read().into_iter().collect();
+    if case.level() == Level::LogProbs && config.temperature != 1.0 {
+        names.push("temperature");
+    }
+    names
 }
 
 fn share(part: u64, whole: u64) -> f64 {

@@ -45,7 +45,10 @@ impl TensorFile {
     /// [`Error::File`] when it cannot be read, is truncated or is not a safetensors file.
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| Error::file(&name, error))?;
+        let bytes = std::fs::read(path).map_err(|error| {
+            let message = format!("expected a file that can be read, found {error}");
+            Error::file(&name, message)
+        })?;
         match SafeTensors::read_metadata(&bytes) {
             Ok((header_bytes, header)) => Ok(Self {
                 path: name,
@@ -92,6 +95,14 @@ impl TensorFile {
             Dtype::F32 => Ok(elements(data, |bytes| f64::from(f32::from_le_bytes(bytes)))),
             _ => Err(self.mismatch(name, expected, info)),
         }
+    }
+
+    /// The elements of the I32 or I64 tensor `name`, of any shape.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it is absent or of another dtype.
+    pub fn i64s(&self, name: &str) -> Result<Vec<i64>> {
+        self.integers(name, self.shape(name, "I32 or I64")?)
     }
 
     pub(super) fn error(&self, message: impl Display) -> Error {

@@ -1,4 +1,4 @@
-use super::{Case, Precision, TensorFile, count_valid_tokens, write_output};
+use super::{Case, Precision, Provenance, Results, TensorFile, write_output};
 use crate::batch::{DType, ImportanceWeight, Layout};
 use crate::config::Normalizer;
 use crate::config_json::ConfigFile;
@@ -96,7 +96,7 @@ impl Draft {
 fn result(draft: &Draft) -> (f64, Vec<f64>) {
     let case = draft.read().unwrap();
     let (config, batch) = case.prepare(&ConfigFile::default()).unwrap();
-    assert_eq!(count_valid_tokens(&batch), 6);
+    assert_eq!(case.valid_slots().concat().len(), 6);
     let output = loss_from_log_probs(&batch, &config).unwrap();
     let gradient = match batch.layout {
         Layout::Padded { .. } => pack(&output.d_log_prob),
@@ -242,7 +242,13 @@ fn results_are_written_in_the_precision_they_have() {
     let directory = TempDir::new().unwrap();
     for precision in [Precision::F64, Precision::F32] {
         let path = directory.path().join("out.safetensors");
-        write_output(&path, &case, &config, &batch, &output, precision, "test").unwrap();
+        let of = Provenance {
+            case: &case,
+            config: &config,
+            backend: "test",
+            precision,
+        };
+        write_output(&path, &of, &Results::LogProbs(batch, &output)).unwrap();
         let file = TensorFile::read(&path).unwrap();
         assert_eq!(file.shape("dlogp", "").unwrap(), [6]);
         let loss = file.f64s("loss").unwrap()[0];

@@ -1,14 +1,59 @@
 //! The metrics of TRL's `GRPOTrainer` that [`crate::Metrics`] does not hold: they look at each
 //! response apart.
 //!
-//! Evaluated in f64 on the host from the batch and its advantages, whichever backend ran.
+//! Evaluated in f64 on the host from the batch and its advantages, whichever backend ran. Tokens
+//! whose log-ratio is not finite are left out, as the loss leaves them out.
 
-use crate::batch::{Tensor, TokenBatch};
+use super::Case;
+use crate::backend::LogProbsOutput;
+use crate::batch::{LogitsBatch, Tensor, TokenBatch};
 use crate::config::{Config, Kl, KlEstimator, Objective};
+use std::borrow::Cow;
 
 /// verl's clamps of K3: of the exponent and of the estimate, in nats.
 const K3_EXPONENT: f64 = 20.0;
 const K3_VALUE: f64 = 10.0;
+
+/// What these metrics need of a batch, whatever it starts from.
+pub(super) struct Tokens<'a> {
+    /// The slots of each response that count.
+    slots: Vec<Vec<usize>>,
+    log_prob: Cow<'a, [f64]>,
+    old_log_prob: Option<Tensor<'a>>,
+    ref_log_prob: Option<Tensor<'a>>,
+}
+
+impl<'a> Tokens<'a> {
+    pub(super) fn of_log_probs(case: &Case, batch: &TokenBatch<'a>) -> Self {
+        let slots = 0..batch.log_prob.len();
+        Self {
+            slots: case.valid_slots(),
+            log_prob: slots.map(|slot| batch.log_prob.get(slot)).collect(),
+            old_log_prob: batch.old_log_prob,
+            ref_log_prob: batch.ref_log_prob,
+        }
+    }
+
+    pub(super) fn of_logits(
+        case: &Case,
+        batch: &LogitsBatch<'a>,
+        log_probs: &'a LogProbsOutput,
+    ) -> Self {
+        Self {
+            slots: case.valid_slots(),
+            log_prob: log_probs.log_prob.as_slice().into(),
+            old_log_prob: batch.old_log_prob,
+            ref_log_prob: batch.ref_log_prob,
+        }
+    }
+
+    /// log_prob − `other` of the tokens of response `response`.
+    fn log_ratios(&self, response: usize, other: Tensor<'a>) -> impl Iterator<Item = f64> {
+        let ratio = move |&slot: &usize| self.log_prob[slot] - other.get(slot);
+        let ratios = self.slots[response].iter().map(ratio);
+        ratios.filter(|ratio| ratio.is_finite())
+    }
+}
 
 /// Shares of clipped tokens, or of clipped responses for a ratio per response.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,22 +86,20 @@ impl Counts {
 
 /// TRL's `clip_ratio/*`; `None` for an objective without a two-sided clip by sign.
 pub(super) fn clip_ratios(
-    batch: &TokenBatch<'_>,
+    tokens: &Tokens<'_>,
     config: &Config,
     advantage: &[f64],
 ) -> Option<ClipRatios> {
-    let old = batch.old_log_prob?;
+    let old = tokens.old_log_prob?;
     let (low, high) = match config.objective {
         Objective::Clip { low, high, .. } | Objective::Gspo { low, high, .. } => (low, high),
         Objective::Cispo { .. } | Objective::Sapo { .. } | Objective::Reinforce => return None,
     };
     let low = low.map_or(f64::NEG_INFINITY, |low| 1.0 - low);
     let high = high.map_or(f64::INFINITY, |high| 1.0 + high);
-    let rows: Vec<Counts> = (0..batch.layout.num_rows())
+    let rows: Vec<Counts> = (0..tokens.slots.len())
         .map(|row| {
-            let log_ratios = valid_slots(batch, row)
-                .map(|slot| batch.log_prob.get(slot) - old.get(slot))
-                .collect::<Vec<_>>();
+            let log_ratios: Vec<f64> = tokens.log_ratios(row, old).collect();
             let mut counts = Counts::default();
             for ratio in ratios(config, &log_ratios) {
                 counts.add(advantage[row], ratio, low, high);
@@ -93,21 +136,21 @@ fn ratios(config: &Config, log_ratios: &[f64]) -> Vec<f64> {
 }
 
 /// TRL's `kl`: the mean over tokens of the KL estimate, whatever the aggregation.
-pub(super) fn token_mean_kl(batch: &TokenBatch<'_>, config: &Config) -> Option<f64> {
-    let (kl, reference) = (config.kl?, batch.ref_log_prob?);
+pub(super) fn token_mean_kl(tokens: &Tokens<'_>, config: &Config) -> Option<f64> {
+    let (kl, reference) = (config.kl?, tokens.ref_log_prob?);
     let mut sum = 0.0;
-    let mut tokens = 0;
-    for row in 0..batch.layout.num_rows() {
-        for slot in valid_slots(batch, row) {
-            sum += estimate(kl, batch.log_prob, reference, slot);
-            tokens += 1;
+    let mut count = 0;
+    for response in 0..tokens.slots.len() {
+        for log_ratio in tokens.log_ratios(response, reference) {
+            sum += estimate(kl, -log_ratio);
+            count += 1;
         }
     }
-    Some(sum / f64::from(tokens.max(1)))
+    Some(sum / f64::from(count.max(1)))
 }
 
-fn estimate(kl: Kl, log_prob: Tensor<'_>, reference: Tensor<'_>, slot: usize) -> f64 {
-    let difference = reference.get(slot) - log_prob.get(slot);
+/// `difference` is ref_log_prob − log_prob.
+fn estimate(kl: Kl, difference: f64) -> f64 {
     match kl.estimator {
         KlEstimator::K1 => -difference,
         KlEstimator::K2 => 0.5 * difference * difference,
@@ -117,22 +160,6 @@ fn estimate(kl: Kl, log_prob: Tensor<'_>, reference: Tensor<'_>, slot: usize) ->
         }
         KlEstimator::K3 => difference.exp_m1() - difference,
     }
-}
-
-/// The slots of row `row` that hold tokens that count.
-pub(super) fn valid_slots<'a>(
-    batch: &'a TokenBatch<'_>,
-    row: usize,
-) -> impl Iterator<Item = usize> + 'a {
-    let row = batch.layout.row(row);
-    let valid = move |&token: &usize| {
-        batch
-            .mask
-            .is_none_or(|mask| mask[row.mask_start + token] != 0)
-    };
-    (0..row.length)
-        .filter(valid)
-        .map(move |token| row.start + token)
 }
 
 fn mean(parts: impl Iterator<Item = (usize, usize)>) -> f64 {

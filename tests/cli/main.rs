@@ -1,6 +1,10 @@
 //! The binary as a user meets it: reports, files, messages, exit statuses.
 
+mod configuration;
 mod failures;
+mod logits;
+mod logits_failures;
+mod outputs;
 mod reports;
 
 use safetensors::tensor::TensorView;
@@ -83,6 +87,47 @@ impl Draft {
         let mut case: Value = serde_json::from_str(&self.metadata["case"]).unwrap();
         case["config"][field] = value;
         self.metadata.insert("case".to_string(), case.to_string());
+    }
+
+    fn i32s(&mut self, name: &str, shape: &[usize], values: &[i32]) {
+        let bytes = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        let tensor = (Dtype::I32, shape.to_vec(), bytes);
+        self.tensors.insert(name.to_string(), tensor);
+    }
+
+    fn ints(&self, name: &str) -> Vec<i32> {
+        let (chunks, _) = self.tensors[name].2.as_chunks();
+        chunks
+            .iter()
+            .map(|&bytes| i32::from_le_bytes(bytes))
+            .collect()
+    }
+
+    fn set_int(&mut self, name: &str, place: usize, value: i32) {
+        let bytes = &mut self.tensors.get_mut(name).unwrap().2;
+        bytes[4 * place..][..4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// Gives every tensor of packed tokens a padded shape, with zeros for padding.
+    fn pad(&mut self, offsets: &[i32]) {
+        let (rows, slots) = (offsets.len() - 1, offsets[offsets.len() - 1] as usize);
+        let lengths = offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize);
+        let width = lengths.clone().max().unwrap() + 2;
+        let packed = self.tensors.values_mut();
+        for (_, shape, data) in packed.filter(|(_, shape, _)| shape[0] == slots) {
+            let size = data.len() / slots;
+            let mut padded = vec![0; rows * width * size];
+            for (row, length) in lengths.clone().enumerate() {
+                let start = offsets[row] as usize * size;
+                padded[row * width * size..][..length * size]
+                    .copy_from_slice(&data[start..][..length * size]);
+            }
+            shape.splice(..1, [rows, width]);
+            *data = padded;
+        }
     }
 
     fn write(&self, directory: &TempDir) -> PathBuf {
