@@ -85,10 +85,9 @@ struct SlotPlace {
     int64_t input, mask, output, logits, gradient;
 };
 
-// The response whose slots include `slot`, or -1.
-__device__ __forceinline__ int64_t response_of_slot(const qae_layout& layout, int64_t slot) {
+// The number of responses that begin at or before the slot, less one; -1: none does.
+__device__ __forceinline__ int64_t last_response_at(const qae_layout& layout, int64_t slot) {
     int64_t low = 0, high = layout.num_rows;
-    // The number of responses that begin at or before the slot.
     while (low < high) {
         const int64_t middle = low + (high - low) / 2;
         if (load(layout.offsets + middle) <= slot) {
@@ -97,9 +96,7 @@ __device__ __forceinline__ int64_t response_of_slot(const qae_layout& layout, in
             high = middle;
         }
     }
-    const int64_t response = low - 1;
-    const bool holds = response >= 0 && slot < load(layout.offsets + response + 1);
-    return holds ? response : -1;
+    return low - 1;
 }
 
 __device__ __forceinline__ SlotPlace locate_slot(const LogitsLaunch& launch, int64_t slot) {
@@ -123,8 +120,12 @@ __device__ __forceinline__ SlotPlace locate_slot(const LogitsLaunch& launch, int
     } else if (params.slot_response != nullptr) {
         place.response = load(params.slot_response + slot);
     } else {
-        place.response = response_of_slot(layout, slot);
-        if (place.response >= 0) place.position = slot - load(layout.offsets + place.response);
+        const int64_t response = last_response_at(layout, slot);
+        if (response < 0) return place;
+        const RowExtent extent = row_extent(layout, response);
+        if (extent.out_of_range || slot >= extent.position + extent.num_slots) return place;
+        place.response = response;
+        place.position = slot - extent.position;
     }
     return place;
 }
@@ -265,9 +266,9 @@ __device__ __forceinline__ SlotRecord make_record(const LogitsLaunch& launch,
     if (!is_token) return record;
     record.advantage = token_advantage(launch, place.input, terms.advantage, counts);
     const bool acts = record.advantage != 0.0f || acts_on_all(launch);
-    const bool reads = acts || params.metrics_scope == QAE_METRICS_ALL;
-    record.flags |=
-        (acts ? kSlotActs : 0) | (reads ? kSlotReads : 0) | (acts && is_compact ? kSlotWrites : 0);
+    const bool reads = acts || terms.carries || params.metrics_scope == QAE_METRICS_ALL;
+    record.flags |= (acts ? kSlotActs : 0) | (reads ? kSlotReads : 0) |
+                    (terms.carries ? kSlotCarries : 0) | (acts && is_compact ? kSlotWrites : 0);
     if (!reads) return record;
     const int64_t column = token_column(launch.params.logits, place.input);
     record.column = static_cast<int32_t>(column);

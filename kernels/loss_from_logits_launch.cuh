@@ -70,6 +70,8 @@ inline int smallest_cluster(int64_t row_vectors, int64_t ring_chunks, int64_t pr
 }
 
 // Two blocks on an SM, or one, or whatever holds the row with the most to spare: the largest cluster.
+// One chunk beyond the slice is needed: the load of a row's last chunk waits for the release after
+// the one that frees its place (RingFeeder::release), which comes only with the next row.
 inline bool choose_cluster(const DeviceLimits& limits, int64_t row_vectors, LogitsPlan& plan) {
     const auto ring = [&](int blocks) {
         const int64_t room = dynamic_shared(limits, blocks) - stage_bytes(plan);
@@ -83,7 +85,7 @@ inline bool choose_cluster(const DeviceLimits& limits, int64_t row_vectors, Logi
     }
     if (plan.cluster == 0) plan.cluster = kMaxClusterBlocks;
     const int64_t slice = slice_chunks(row_vectors, plan.cluster);
-    if (slice > max_chunks || max_chunks < 1) return false;
+    if (slice + 1 > max_chunks) return false;
     plan.slice_vectors =
         static_cast<int32_t>(ceil_div(row_vectors, static_cast<int64_t>(plan.cluster)));
     plan.slice_chunks = static_cast<int32_t>(slice);
