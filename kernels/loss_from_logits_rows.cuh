@@ -34,7 +34,13 @@ __device__ __forceinline__ float token_gradient(const LossLaunch& launch, const 
         is_usable = false;
         return 0.0f;
     }
-    return stream.step(token, true, &is_usable);
+    const float gradient = stream.step(token, true, &is_usable);
+    if constexpr (Traits::kIsGspo) {
+        // The stream knows a token's log-ratio by its response's mean; here it is at hand.
+        const bool counts = is_usable && (token.advantage != 0.0f || stream.counts_all);
+        sums.neg_log_ratio = counts ? token.old_log_prob - token.log_prob : 0.0f;
+    }
+    return gradient;
 }
 
 __device__ __forceinline__ RowTerms response_terms(const LossLaunch& launch,
