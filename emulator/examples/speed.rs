@@ -1,4 +1,4 @@
-//! Measures the emulator itself: barrier steps and loads per second on one core.
+//! Measures the emulator itself: barrier steps and accesses per second on one core.
 
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ unsafe extern "C" {
         grid: u32,
         block: u32,
     ) -> i32;
+    fn qae_emu_test_shared_steps(out: *mut f32, steps: i32, readers: u32, vectors: bool) -> i32;
 }
 
 fn main() -> Result<(), Error> {
@@ -38,6 +39,20 @@ fn main() -> Result<(), Error> {
             unsafe { qae_emu_test_looped_read(input.as_ptr(), out.as_mut_ptr(), repeats, 1, block) }
         })?;
         report("loads", block, repeats, start);
+    }
+    for (what, readers, vectors) in [
+        ("own shared words", 1, false),
+        ("own shared vectors", 1, true),
+        ("shared words of 8 readers", 8, false),
+    ] {
+        let (block, steps) = (256, 10_000);
+        let mut out = device.alloc::<f32>(block as usize, "out")?;
+        let start = Instant::now();
+        device.launch(|| {
+            // SAFETY: the emulator checks every access.
+            unsafe { qae_emu_test_shared_steps(out.as_mut_ptr(), 10_000, readers, vectors) }
+        })?;
+        report(what, block, 16 * steps, start);
     }
     Ok(())
 }

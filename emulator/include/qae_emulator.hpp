@@ -12,6 +12,8 @@
 #pragma once
 
 #include "qae_emulator/atomics.hpp"
+#include "qae_emulator/bulk.hpp"
+#include "qae_emulator/cluster.hpp"
 #include "qae_emulator/collectives.hpp"
 #include "qae_emulator/global.hpp"
 #include "qae_emulator/half.hpp"

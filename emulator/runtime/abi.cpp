@@ -15,7 +15,10 @@ struct QaeEmulatorOptions {
     uint8_t random_order;
     uint8_t skips_barrier;
     int32_t skipped_line;
+    int32_t num_sms;
+    int32_t capability_major;
     uint64_t seed;
+    size_t max_shared_per_block;
     QaeEmulatorText skipped_file;
 };
 
@@ -53,6 +56,8 @@ Context* qae_emulator_create(const QaeEmulatorOptions* options) {
     device->options.skips_barrier = options->skips_barrier != 0;
     device->options.skipped.file.assign(options->skipped_file.bytes, options->skipped_file.length);
     device->options.skipped.line = options->skipped_line;
+    device->options.limits = {options->num_sms, options->capability_major,
+                              options->max_shared_per_block};
     device->random_state = options->seed;
     return device;
 }

@@ -3,23 +3,19 @@
 #pragma once
 
 #include <algorithm>
-#include <deque>
-#include <map>
+#include <list>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "fiber.hpp"
+#include "arena.hpp"
+#include "block.hpp"
 #include "qae_emulator/collectives.hpp"
 #include "qae_emulator/launch.hpp"
 #include "qae_emulator/shared.hpp"
-#include "sectors.hpp"
 
 namespace qae_emulator {
-
-constexpr unsigned kMaxThreads = 1024;
-constexpr unsigned kWarpSize = 32;
-constexpr unsigned kMaxWarps = kMaxThreads / kWarpSize;
 
 // The numbers cross the C boundary: `FindingKind` in src/report.rs lists the same ones.
 enum class FindingKind : int {
@@ -31,6 +27,12 @@ enum class FindingKind : int {
     ExitBeforeBarrier = 5,
     InactiveLane = 6,
     LaunchLimit = 7,
+    BarrierMisuse = 8,
+    EndlessWait = 9,
+    RemoteAccess = 10,
+    PendingCopy = 11,
+    MissingFence = 12,
+    Unsupported = 13,
 };
 
 struct Finding {
@@ -60,103 +62,17 @@ struct Launch {
     std::vector<BarrierSite> barrier_sites;
 };
 
-enum class ThreadState : uint8_t { Runnable, AtBlockBarrier, AtWarpCollective, Exited };
-
-struct Thread : ThreadView {
-    Fiber fiber;
-    ThreadState state;
-    // What a waiting thread waits for, and what a completed collective hands back.
-    WarpCollective collective;
-    unsigned mask;
-    int source;
-    uint64_t value;
-    uint64_t result;
-    Site site;
-};
-
-struct Warp {
-    unsigned existing;
-    unsigned waiting;
-    // All accesses of the warp's lanes before this stamp are ordered before what its lanes do now.
-    uint64_t ordered_since;
-    // The same for one lane after another, from collectives of a part of the warp:
-    // [observer][observed]. Empty until the first of them.
-    std::vector<uint64_t> pairs_since;
-    SectorTable sectors;
-};
-
-struct PendingBarrier {
-    unsigned arrived = 0;
-    unsigned positive = 0;
-    BlockBarrier kind{};
-    Site site{};
-    int result = 0;
-};
-
-// Who accessed a granule of shared memory last, when, and whether by an atomic; see shared.cpp.
-struct SharedCell {
-    uint64_t write = 0;
-    uint64_t read = 0;
-};
-
-struct SharedRegion {
-    const void* site;
-    std::string name;
-    size_t bytes;
-    size_t element;
-    unsigned granule_shift;
-    std::vector<unsigned char> data;
-    std::vector<SharedCell> cells;
-};
-
-struct Allocation {
-    size_t bytes;
-    std::string label;
-};
-
-// Global memory: a reserved range of addresses, and as many shadow bytes behind it that tell what
-// each byte is. Buffers lie apart, so an index that runs past one meets bytes outside of any.
-class Arena {
-  public:
-    static constexpr size_t kBytes = size_t{64} << 30;
-    static constexpr unsigned char kOutside = 0;
-    static constexpr unsigned char kAllocated = 1;
-    static constexpr unsigned char kInitialized = 3;
-
-    Arena();
-    Arena(const Arena&) = delete;
-    Arena& operator=(const Arena&) = delete;
-    ~Arena();
-
-    // nullptr when the range is used up.
-    unsigned char* allocate(size_t bytes, std::string label);
-    void release(unsigned char* address);
-
-    bool contains(const void* address, size_t bytes) const {
-        const auto offset = static_cast<const unsigned char*>(address) - base_;
-        return static_cast<size_t>(offset) <= kBytes - bytes;
-    }
-    template <class Pointer>
-    unsigned char* shadow(Pointer address) const {
-        return const_cast<unsigned char*>(static_cast<const unsigned char*>(address)) + kBytes;
-    }
-    // "byte 1024 of `label` (1024 bytes)"
-    std::string describe(const void* address) const;
-
-  private:
-    unsigned char* base_;
-    unsigned char* cursor_;
-    std::map<const unsigned char*, Allocation> allocations_;
-};
-
 struct Options {
     bool random_order = false;
     uint64_t seed = 0;
     bool skips_barrier = false;
     BarrierSite skipped;
+    DeviceLimits limits{4, 9, 232448};
 };
 
 struct Context {
+    static constexpr unsigned kMaxRunnable = kMaxThreads * kMaxCluster;
+
     Options options;
     Arena arena;
     StackPool stacks;
@@ -166,28 +82,30 @@ struct Context {
     // The launch under way.
     Launch* launch = nullptr;
     const LaunchRequest* request = nullptr;
-    BlockView block{};
-    std::deque<SharedRegion> regions;
+    // Stores that have been read, of threads that have exited: only the end of the launch says that
+    // they are written.
+    std::list<BulkStore> unwritten_stores;
 
-    // The block under way.
-    unsigned thread_count = 0;
-    unsigned exited = 0;
+    // The cluster under way. Blocks are made when a cluster first needs them.
+    std::unique_ptr<Block> blocks[kMaxCluster];
+    unsigned block_count = 0;
     bool abandoned = false;
-    PendingBarrier barrier;
+    ClusterBarrier cluster_barrier;
+    // Records of accesses that the next completion of the cluster barrier does not order, although
+    // they come before it, and who made them.
+    std::vector<std::pair<uint64_t*, const Thread*>> late_accesses;
+    std::list<BulkStore> stores;
+    AccessorSets sets;
     // Rises at every barrier and collective; accesses between two of them share a stamp.
     uint64_t stamp = 1;
-    uint64_t block_start = 0;
-    uint64_t last_block_barrier = 0;
+    uint64_t cluster_start = 0;
     uint64_t random_state = 0;
     unsigned queue_head = 0;
     unsigned queue_count = 0;
-    uint16_t queue[kMaxThreads];
+    Thread* queue[kMaxRunnable];
     Fiber scheduler;
-    Thread threads[kMaxThreads];
-    Warp warps[kMaxWarps];
 
     Thread& current() const { return *static_cast<Thread*>(const_cast<ThreadView*>(this_thread)); }
-    Warp& current_warp() { return warps[this_thread->rank / kWarpSize]; }
     uint64_t random();
 
     void make_runnable(Thread& thread);
@@ -197,15 +115,31 @@ struct Context {
 
 extern QAE_EMULATOR_TLS Context* context;
 
-// Records a finding of the calling thread and abandons its block.
+// Records a finding of a thread, the calling one if none is named, and abandons the cluster.
 [[noreturn]] void fail(FindingKind kind, std::string message);
+[[noreturn]] void fail(FindingKind kind, std::string message, const Thread& thread);
 
-// Records a finding of a block, or of a launch where there is no block.
+// Records a finding of a thread, or of a launch where there is no thread.
 void record(FindingKind kind, std::string message, const Thread* thread);
 
-void run_block();
+// Runs the blocks of a cluster, the first of which has the index `first`.
+void run_cluster(uint3 first);
 
+// The checks of a thread that exits, after it was counted.
+void check_exit(Thread& thread);
+
+// Checks an access of a thread and keeps a record of it.
+void note_access(Thread& thread, SharedRegion& region, int64_t offset, uint64_t size,
+                 SharedAccess access);
+
+// Refuses a feature that devices below compute capability 9 lack.
+void require_clusters(const char* feature);
+
+void flush_sectors(Block& block);
+bool is_skipped(const Context& device, Site site);
+void note_site(Launch& launch, Site site);
 std::string to_string(Site site);
 const char* name_of(WarpCollective kind);
+std::string name_of(const Thread& thread);
 
 }  // namespace qae_emulator

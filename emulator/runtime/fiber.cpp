@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kStackBytes = size_t{128} << 10;
 constexpr size_t kGuardBytes = size_t{16} << 10;
-constexpr unsigned kMaxStacks = 1024;
+constexpr unsigned kChunkStacks = 1024;
 
 }  // namespace
 
@@ -58,28 +58,31 @@ void switch_fiber(Fiber& from, Fiber& to) { swapcontext(&from.context, &to.conte
 #endif
 
 StackPool::~StackPool() {
-    if (base_ != nullptr) {
-        munmap(base_, kStackBytes * kMaxStacks);
+    for (char* chunk : chunks_) {
+        munmap(chunk, kStackBytes * kChunkStacks);
     }
 }
 
 void StackPool::prepare(Fiber& fiber, unsigned index, void (*entry)()) {
-    if (base_ == nullptr) {
-        void* mapped = mmap(nullptr, kStackBytes * kMaxStacks, PROT_READ | PROT_WRITE,
+    while (chunks_.size() <= index / kChunkStacks) {
+        void* mapped = mmap(nullptr, kStackBytes * kChunkStacks, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (mapped == MAP_FAILED) {
             std::perror("qae-emulator: the stacks of a block");
             std::abort();
         }
-        base_ = static_cast<char*>(mapped);
+        chunks_.push_back(static_cast<char*>(mapped));
     }
+    const auto start = [&](unsigned stack) {
+        return chunks_[stack / kChunkStacks] + stack % kChunkStacks * kStackBytes;
+    };
     for (; guarded_ <= index; ++guarded_) {
-        mprotect(base_ + guarded_ * kStackBytes, kGuardBytes, PROT_NONE);
+        mprotect(start(guarded_), kGuardBytes, PROT_NONE);
     }
-    char* bottom = base_ + index * kStackBytes + kGuardBytes;
+    char* bottom = start(index) + kGuardBytes;
     // Stacks at equal distances would compete for the same few cache sets.
     const size_t stagger = (index % 32) * 128;
-    char* top = base_ + (index + 1) * kStackBytes - stagger;
+    char* top = start(index) + kStackBytes - stagger;
 #if defined(__x86_64__)
     (void)bottom;
     // At the entry of a function the stack pointer is 8 past a multiple of 16, as after a call.

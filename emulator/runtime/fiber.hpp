@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -18,7 +19,7 @@ struct Fiber {
 #endif
 };
 
-// The stacks of a block's fibers, each above a page that traps an overflow. Pages are touched on
+// The stacks of a cluster's fibers, each above a page that traps an overflow. Pages are touched on
 // first use, so blocks of few threads cost little.
 class StackPool {
   public:
@@ -31,7 +32,8 @@ class StackPool {
     void prepare(Fiber& fiber, unsigned index, void (*entry)());
 
   private:
-    char* base_ = nullptr;
+    // As many stacks each as a block has at most.
+    std::vector<char*> chunks_;
     unsigned guarded_ = 0;
 };
 

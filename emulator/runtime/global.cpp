@@ -58,7 +58,7 @@ bool is_aligned(const void* address) {
 }
 
 [[noreturn]] __attribute__((cold, noinline)) void report(const char* verb, const void* address,
-                                                         unsigned size) {
+                                                         unsigned size, bool is_store = false) {
     const Arena& arena = context->arena;
     const std::string what =
         std::string(verb) + " of " + std::to_string(size) + " bytes at " + arena.describe(address);
@@ -72,8 +72,13 @@ bool is_aligned(const void* address) {
     if (reinterpret_cast<uintptr_t>(address) % size != 0) {
         fail(FindingKind::Misaligned, what + " is misaligned");
     }
+    if (is_store) {
+        fail(FindingKind::PendingCopy, what + " meets a bulk store that nothing has waited for");
+    }
     fail(FindingKind::UninitializedRead, what + " reads bytes that were never written");
 }
+
+Warp& current_warp() { return *context->current().warp; }
 
 uint64_t sector_of(const void* address) {
     return reinterpret_cast<uintptr_t>(address) / kSectorBytes;
@@ -91,7 +96,7 @@ __attribute__((noinline)) void check_load(const void* address) {
         report("load", address, Size);
     }
     device.launch->bytes_read += Size;
-    device.launch->sectors_read += device.current_warp().sectors.touch(
+    device.launch->sectors_read += current_warp().sectors.touch(
         __builtin_return_address(0), this_thread->rank % kWarpSize, sector_of(address));
 }
 
@@ -99,16 +104,17 @@ template <unsigned Size>
 __attribute__((noinline)) void check_store(void* address) {
     using Word = typename Shadow<Size>::Word;
     Context& device = *context;
-    // Both states of an allocated byte have the lowest bit.
+    // What no bulk store is about to write, in a buffer.
+    constexpr Word awaited = all<Size>(Arena::kAwaited);
     constexpr Word allocated = all<Size>(Arena::kAllocated);
     if (!device.arena.contains(address, Size) || !is_aligned<Size>(address) ||
-        (shadow_of<Size>(address) & allocated) != allocated) {
-        report("store", address, Size);
+        (shadow_of<Size>(address) & awaited) != allocated) {
+        report("store", address, Size, true);
     }
     const Word initialized = all<Size>(Arena::kInitialized);
     std::memcpy(device.arena.shadow(address), &initialized, Size);
     device.launch->bytes_written += Size;
-    device.launch->sectors_written += device.current_warp().sectors.touch(
+    device.launch->sectors_written += current_warp().sectors.touch(
         __builtin_return_address(0), this_thread->rank % kWarpSize, sector_of(address));
 }
 

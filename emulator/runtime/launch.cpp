@@ -52,11 +52,41 @@ std::string broken_limit(const LaunchRequest& request) {
         return "a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
                std::to_string(grid.z) + " blocks";
     }
-    constexpr size_t shared_limit = size_t{99} << 10;
-    if (request.dynamic_shared_bytes > shared_limit) {
+    if (request.dynamic_shared_bytes > context->options.limits.max_shared_per_block) {
         return std::to_string(request.dynamic_shared_bytes) + " bytes of dynamic shared memory";
     }
+    const unsigned cluster = request.cluster;
+    if (cluster == 0 || cluster > kMaxCluster || grid.x % cluster != 0) {
+        return "a grid of " + std::to_string(grid.x) + " blocks along x in clusters of " +
+               std::to_string(cluster);
+    }
     return {};
+}
+
+void start_launch(Context& device, const LaunchRequest& request) {
+    device.launches.emplace_back();
+    Launch& launch = device.launches.back();
+    launch.kernel = request.kernel;
+    launch.grid = request.grid;
+    launch.block = request.block;
+    launch.shared_bytes = request.dynamic_shared_bytes;
+    device.launch = &launch;
+    device.request = &request;
+}
+
+void start_blocks(Context& device, const LaunchRequest& request) {
+    device.block_count = request.cluster;
+    for (unsigned rank = 0; rank < request.cluster; ++rank) {
+        if (device.blocks[rank] == nullptr) {
+            device.blocks[rank] = std::make_unique<Block>();
+        }
+        Block& block = *device.blocks[rank];
+        static_cast<BlockView&>(block) = {{}, request.block, request.grid, rank, request.cluster};
+        block.regions.clear();
+        for (Warp& warp : block.warps) {
+            warp.sectors.clear();
+        }
+    }
 }
 
 }  // namespace
@@ -68,8 +98,20 @@ std::string to_string(Site site) {
 void record(FindingKind kind, std::string message, const Thread* thread) {
     Context& device = *context;
     const bool has_thread = thread != nullptr;
-    device.findings.push_back({kind, device.request->kernel, std::move(message), device.block.index,
+    device.findings.push_back({kind, device.request->kernel, std::move(message),
+                               has_thread ? thread->block->index : uint3{},
                                has_thread ? thread->index : uint3{}, has_thread});
+}
+
+std::string name_of(const Thread& thread) {
+    const Block& block = *thread.block;
+    const std::string name = "thread " + std::to_string(thread.rank);
+    return block.cluster_size == 1 ? name
+                                   : name + " of block " + std::to_string(block.cluster_rank);
+}
+
+DeviceLimits device_limits() {
+    return context != nullptr ? context->options.limits : Options{}.limits;
 }
 
 int run_launch(const LaunchRequest& request) {
@@ -77,40 +119,34 @@ int run_launch(const LaunchRequest& request) {
         return 2;
     }
     Context& device = *context;
-    device.launches.emplace_back();
-    Launch& launch = device.launches.back();
-    launch.kernel = request.kernel;
-    launch.grid = request.grid;
-    launch.block = request.block;
-    launch.shared_bytes = request.dynamic_shared_bytes;
-
-    device.launch = &launch;
-    device.request = &request;
-    device.block = {{0, 0, 0}, request.block, request.grid};
-    device.regions.clear();
-    for (Warp& warp : device.warps) {
-        warp.sectors.clear();
-    }
+    start_launch(device, request);
     const std::string limit = broken_limit(request);
     if (!limit.empty()) {
         record(FindingKind::LaunchLimit, limit + " is more than a launch may have", nullptr);
         return 1;
     }
+    const int major = device.options.limits.capability_major;
+    if (request.cluster > 1 && major < 9) {
+        record(FindingKind::Unsupported,
+               "clusters need compute capability 9, here " + std::to_string(major), nullptr);
+        return 1;
+    }
 
-    this_block = &device.block;
+    start_blocks(device, request);
     const size_t findings_before = device.findings.size();
-    const uint64_t count = uint64_t{request.grid.x} * request.grid.y * request.grid.z;
+    const unsigned clusters = request.grid.x / request.cluster;
+    const uint64_t count = uint64_t{clusters} * request.grid.y * request.grid.z;
     const BlockOrder order(device, count);
     for (uint64_t visit = 0; visit < count; ++visit) {
         const uint64_t rank = order(visit);
-        device.block.index = {static_cast<unsigned>(rank % request.grid.x),
-                              static_cast<unsigned>(rank / request.grid.x % request.grid.y),
-                              static_cast<unsigned>(rank / request.grid.x / request.grid.y)};
-        run_block();
+        run_cluster({static_cast<unsigned>(rank % clusters) * request.cluster,
+                     static_cast<unsigned>(rank / clusters % request.grid.y),
+                     static_cast<unsigned>(rank / clusters / request.grid.y)});
         if (device.findings.size() >= findings_before + kMaxFindings) {
             break;
         }
     }
+    write_stores();
     this_thread = nullptr;
     this_block = nullptr;
     return device.findings.size() == findings_before ? 0 : 1;

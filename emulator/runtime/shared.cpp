@@ -1,118 +1,230 @@
 // Shared memory: regions, and the detector of races and uninitialized reads.
 //
-// Every granule (the largest power of two that divides the element, so elements never share one)
-// keeps its last write and its last reads as one record each: who, and at which stamp. An access
-// races with a record of another thread unless a barrier that both took part in lies between, that
-// is, unless the record is older than the last such barrier. Where several threads that no barrier
-// orders read a granule, or update it atomically, the record names them together: as several lanes
-// of one warp or as several warps, with the newest stamp. That loses nothing, because whoever is
-// ordered after the newest of them is ordered after all.
+// Every granule keeps its last write and its last reads as one record each; see order.hpp. An
+// access races with what it does not come after: a read with writes, a write with both. An access
+// that is ordered replaces the records it is ordered after, as whoever comes after it comes after
+// them.
 #include "context.hpp"
 
 namespace qae_emulator {
 namespace {
 
 constexpr size_t kStaticLimit = size_t{48} << 10;
-constexpr size_t kSharedLimit = size_t{99} << 10;
+constexpr size_t kDynamicAlignment = 16;
 
-// A record: stamp, an atomic flag and the accessor, from the highest bits down.
-constexpr uint64_t kAccessorMask = 0x7ff;
-constexpr uint64_t kAtomicFlag = 0x800;
-constexpr unsigned kStampShift = 12;
-// Accessors from here on are several lanes of a warp, and behind those, several warps.
-constexpr uint64_t kSeveralLanes = kMaxThreads;
-constexpr uint64_t kSeveralWarps = kMaxThreads + kMaxWarps;
-
-uint64_t stamp_of(uint64_t record) { return record >> kStampShift; }
-
-uint64_t accessor_of(uint64_t record) { return record & kAccessorMask; }
-
-// The warp that all accessors of a record belong to; kMaxWarps where they are of several.
-uint64_t warp_of(uint64_t record) {
-    const uint64_t accessor = accessor_of(record);
-    return accessor < kSeveralLanes ? accessor / kWarpSize : accessor - kSeveralLanes;
+std::string describe_owner(uint64_t record) {
+    const Context& device = *context;
+    if (is_set(record)) {
+        uint64_t first = kNobody;
+        device.sets.all_of(record, [&](uint64_t accessor) {
+            first = owner_of(accessor);
+            return is_ordered(device.current(), accessor);
+        });
+        record = first;
+    }
+    const Block& block = *device.blocks[block_of(record)];
+    return name_of(block.threads[accessor_of(record)]);
 }
 
-// Whether a collective of a part of the warp lies between the record and the calling thread.
-bool is_ordered_by_part(const Warp& warp, uint64_t record) {
-    if (warp.pairs_since.empty()) {
-        return false;
+// What an access meets that is not ordered before it.
+[[noreturn]] __attribute__((cold, noinline)) void conflict(const Thread& thread,
+                                                           const SharedRegion& region,
+                                                           int64_t offset, SharedAccess access,
+                                                           const char* before, uint64_t record) {
+    const std::string now = std::string(access == SharedAccess::Read ? "read" : "write") +
+                            " of shared " + region.describe(offset) + " by " + name_of(thread);
+    if (stamp_of(record) == kMbarrierStamp) {
+        fail(FindingKind::BarrierMisuse, now + " touches an mbarrier");
     }
-    const uint64_t* since = &warp.pairs_since[this_thread->rank % kWarpSize * kWarpSize];
-    const uint64_t accessor = accessor_of(record);
-    if (accessor < kSeveralLanes) {
-        return stamp_of(record) < since[accessor % kWarpSize];
+    if (!is_set(record) && accessor_of(record) >= kFirstLoads) {
+        const Block& block = *context->blocks[block_of(record)];
+        const Mbarrier& mbarrier = block.mbarriers[accessor_of(record) - kFirstLoads];
+        const bool is_read = access == SharedAccess::Read;
+        fail(is_read ? FindingKind::UninitializedRead : FindingKind::SharedRace,
+             now + " does not wait for the bulk load that completes on " + mbarrier.describe());
     }
-    for (unsigned lane = 0; lane < kWarpSize; ++lane) {
-        if ((warp.existing >> lane & 1u) != 0 && stamp_of(record) >= since[lane]) {
-            return false;
+    fail(FindingKind::SharedRace, now + " races with a" + before + " by " + describe_owner(record) +
+                                      " that no barrier orders");
+}
+
+[[noreturn]] __attribute__((cold, noinline)) void unwritten(const SharedRegion& region,
+                                                            int64_t offset) {
+    fail(FindingKind::UninitializedRead,
+         "read of shared " + region.describe(offset) + ", which the block never wrote");
+}
+
+// Adds an access to those that nothing orders before it.
+inline void join(Context& device, const Thread& thread, uint64_t& record, uint64_t now) {
+    if (!is_set(record) && is_ordered(thread, record)) {
+        record = now;
+    } else {
+        device.sets.add(thread, record, now);
+    }
+}
+
+// Puts an ordered access in the place of those it comes after.
+void replace(Context& device, uint64_t& record, uint64_t now) {
+    if (is_set(record)) {
+        device.sets.release(record);
+    }
+    record = now;
+}
+
+inline void note_late(Context& device, const Thread& thread, uint64_t& record) {
+    if (thread.is_late) {
+        device.late_accesses.emplace_back(&record, &thread);
+    }
+}
+
+template <SharedAccess kAccess>
+inline void touch(Context& device, Thread& thread, const SharedRegion& region, int64_t offset,
+                  SharedCell& cell) {
+    constexpr bool kIsAtomic = kAccess == SharedAccess::Atomic;
+    constexpr bool kIsRead = kAccess == SharedAccess::Read;
+    const uint64_t now = make_record(device.stamp, thread.owner) | (kIsAtomic ? kAtomicFlag : 0);
+    if (kAccess != SharedAccess::Write && stamp_of(cell.write) < device.cluster_start) {
+        unwritten(region, offset);
+    }
+    const bool was_atomic = (cell.write & kAtomicFlag) != 0;
+    const bool is_after_write = is_ordered(thread, cell.write);
+    if (!is_after_write && !(kIsAtomic && was_atomic)) {
+        conflict(thread, region, offset, kAccess, was_atomic ? "n atomic" : " write", cell.write);
+    }
+    if (!kIsRead && !is_ordered(thread, cell.read)) {
+        conflict(thread, region, offset, kAccess, " read", cell.read);
+    }
+    if constexpr (kIsRead) {
+        join(device, thread, cell.read, now);
+    } else if (kIsAtomic) {
+        join(device, thread, cell.write, now);
+    } else {
+        replace(device, cell.write, now);
+        replace(device, cell.read, 0);
+    }
+    note_late(device, thread, kIsRead ? cell.read : cell.write);
+}
+
+// Gives a line granules of 1 << shift bytes, which are smaller than those it has.
+void split(Context& device, SharedRegion& region, uint64_t line, unsigned shift) {
+    SharedCell& whole = region.lines[line];
+    SharedCell* cells = region.cells_of(line);
+    unsigned before = 4;
+    if (whole.write == SharedRegion::kSplit) {
+        before = static_cast<unsigned>(whole.read);
+    } else {
+        cells[0] = whole;
+    }
+    // From the last granule on, as no copy lies before its original.
+    const unsigned copies = 1u << (before - shift);
+    for (uint64_t granule = kLineBytes >> before; granule-- > 0;) {
+        const SharedCell original = cells[granule];
+        for (unsigned copy = copies; copy-- > 0;) {
+            SharedCell& cell = cells[granule * copies + copy];
+            cell = original;
+            device.sets.separate(cell.write);
+            device.sets.separate(cell.read);
+        }
+        device.sets.release(original.write);
+        device.sets.release(original.read);
+    }
+    whole = {SharedRegion::kSplit, shift};
+}
+
+template <SharedAccess kAccess>
+void touch_range(Context& device, Thread& thread, SharedRegion& region, int64_t offset,
+                 uint64_t size) {
+    auto begin = static_cast<uint64_t>(offset);
+    const uint64_t end = begin + size;
+    while (begin < end) {
+        const uint64_t line = begin / kLineBytes;
+        const uint64_t within = begin % kLineBytes;
+        const uint64_t length = std::min(end - begin, kLineBytes - within);
+        const auto part = static_cast<int64_t>(begin);
+        begin += length;
+        SharedCell& whole = region.lines[line];
+        if (length == kLineBytes && whole.write != SharedRegion::kSplit) {
+            touch<kAccess>(device, thread, region, part, whole);
+            continue;
+        }
+        const auto shift = static_cast<unsigned>(__builtin_ctzll(within | length));
+        if (whole.write != SharedRegion::kSplit || whole.read > shift) {
+            split(device, region, line, shift);
+        }
+        SharedCell* cells = region.cells_of(line);
+        for (uint64_t granule = within >> whole.read;
+             granule <= (within + length - 1) >> whole.read; ++granule) {
+            touch<kAccess>(device, thread, region, part, cells[granule]);
+        }
+        if (length == kLineBytes && kAccess == SharedAccess::Write) {
+            whole = cells[0];
+            note_late(device, thread, whole.write);
         }
     }
-    return true;
 }
 
-bool is_ordered(const Context& device, uint64_t record) {
-    if (accessor_of(record) == this_thread->rank || stamp_of(record) < device.last_block_barrier) {
-        return true;
+// Whether a bulk store reads some of the bytes, which may not change before it has.
+void check_stores(const Context& device, const SharedRegion& region, int64_t offset,
+                  uint64_t size) {
+    for (const BulkStore& store : device.stores) {
+        const bool overlaps = store.region == &region &&
+                              offset < store.offset + static_cast<int64_t>(store.bytes) &&
+                              store.offset < offset + static_cast<int64_t>(size);
+        if (overlaps && !store.was_read()) {
+            fail(FindingKind::SharedRace,
+                 "write of shared " + region.describe(offset) + " races with a bulk store by " +
+                     name_of(*store.thread) + ", which has not waited for it to read its source");
+        }
     }
-    const unsigned own = this_thread->rank / kWarpSize;
-    if (warp_of(record) != own) {
-        return false;
+}
+
+SharedRegion* add_region(const void* site, const char* name, size_t bytes, size_t element,
+                         size_t alignment) {
+    Context& device = *context;
+    const size_t lines = (bytes + kLineBytes - 1) / kLineBytes;
+    for (unsigned rank = 0; rank < device.block_count; ++rank) {
+        std::deque<SharedRegion>& regions = device.blocks[rank]->regions;
+        regions.push_back({site, name, bytes, element, alignment, regions.size(),
+                           std::vector<unsigned char>(lines * kLineBytes),
+                           std::vector<SharedCell>(lines),
+                           std::unique_ptr<SharedCell[]>(new SharedCell[lines * kLineBytes]), 0});
     }
-    const Warp& warp = device.warps[own];
-    return stamp_of(record) < warp.ordered_since || is_ordered_by_part(warp, record);
+    return &device.current().block->regions.back();
 }
 
-// The record of this access, joined with an earlier one that nothing orders before it.
-uint64_t joined(const Context& device, uint64_t earlier, uint64_t flag) {
-    uint64_t accessor = this_thread->rank;
-    if (!is_ordered(device, earlier)) {
-        const uint64_t own = this_thread->rank / kWarpSize;
-        accessor = warp_of(earlier) == own ? kSeveralLanes + own : kSeveralWarps;
+std::deque<SharedRegion>& own_regions() { return context->current().block->regions; }
+
+SharedRegion& checked_region(SharedRegion* region) {
+    if (region == nullptr) {
+        fail(FindingKind::OutOfBounds, "access through a null shared pointer");
     }
-    return device.stamp << kStampShift | flag | accessor;
+    return *region;
 }
 
-std::string describe(const SharedRegion& region, int64_t offset) {
-    const auto element = static_cast<int64_t>(region.element);
-    return "`" + region.name + "[" + std::to_string(offset / element) + "]` (" +
-           std::to_string(region.bytes / region.element) + " elements)";
-}
-
-std::string describe_accessor(uint64_t record) {
-    const uint64_t accessor = accessor_of(record);
-    if (accessor < kSeveralLanes) {
-        return "thread " + std::to_string(accessor);
+inline void* access_region(Thread& thread, SharedRegion& region, int64_t offset, uint32_t size,
+                           uint32_t alignment, SharedAccess access) {
+    if (offset < 0 || static_cast<uint64_t>(offset) + size > region.bytes) {
+        fail(FindingKind::OutOfBounds,
+             "access to shared " + region.describe(offset) + " is out of bounds");
     }
-    return accessor < kSeveralWarps ? "lanes of warp " + std::to_string(accessor - kSeveralLanes)
-                                    : "several warps";
-}
-
-[[noreturn]] __attribute__((cold, noinline)) void race(const SharedRegion& region, int64_t offset,
-                                                       const char* now, const char* before,
-                                                       uint64_t record) {
-    fail(FindingKind::SharedRace, std::string(now) + " of shared " + describe(region, offset) +
-                                      " by thread " + std::to_string(this_thread->rank) +
-                                      " races with a" + before + " by " +
-                                      describe_accessor(record) + " that no barrier orders");
-}
-
-SharedRegion* add_region(const void* site, const char* name, size_t bytes, size_t element) {
-    unsigned shift = 0;
-    while (shift < 6 && element % (size_t{2} << shift) == 0) {
-        ++shift;
+    if (((static_cast<uint64_t>(offset) | region.alignment) & (alignment - 1)) != 0) {
+        fail(FindingKind::Misaligned, "access of " + std::to_string(size) + " bytes to shared " +
+                                          region.describe(offset) + " is misaligned");
     }
-    context->regions.push_back({site, name, bytes, element, shift,
-                                std::vector<unsigned char>(bytes),
-                                std::vector<SharedCell>((bytes >> shift) + 1)});
-    return &context->regions.back();
+    note_access(thread, region, offset, size, access);
+    return region.data.data() + offset;
 }
 
 }  // namespace
 
+std::string SharedRegion::describe(int64_t offset) const {
+    const auto size = static_cast<int64_t>(element);
+    return "`" + name + "[" + std::to_string(offset / size) + "]` (" +
+           std::to_string(bytes / element) + " elements)";
+}
+
 SharedRegion* static_shared(const void* site, const char* name, size_t bytes, size_t element) {
     size_t total = bytes;
-    for (SharedRegion& region : context->regions) {
+    for (SharedRegion& region : own_regions()) {
         if (region.site == site) {
             return &region;
         }
@@ -122,17 +234,20 @@ SharedRegion* static_shared(const void* site, const char* name, size_t bytes, si
         fail(FindingKind::LaunchLimit, std::to_string(total) + " bytes of static shared memory, " +
                                            std::to_string(kStaticLimit) + " are allowed");
     }
+    const size_t limit = context->options.limits.max_shared_per_block;
     context->launch->shared_bytes = total + context->request->dynamic_shared_bytes;
-    if (context->launch->shared_bytes > kSharedLimit) {
+    if (context->launch->shared_bytes > limit) {
         fail(FindingKind::LaunchLimit, std::to_string(context->launch->shared_bytes) +
-                                           " bytes of shared memory, " +
-                                           std::to_string(kSharedLimit) + " are allowed");
+                                           " bytes of shared memory, " + std::to_string(limit) +
+                                           " are allowed");
     }
-    return add_region(site, name, bytes, element);
+    // The element's own alignment is not known here, and divides this.
+    const size_t alignment = std::min(element & ~(element - 1), kDynamicAlignment);
+    return add_region(site, name, bytes, element, alignment);
 }
 
 SharedRegion* dynamic_shared(const char* name, size_t element) {
-    for (SharedRegion& region : context->regions) {
+    for (SharedRegion& region : own_regions()) {
         if (region.site == nullptr) {
             if (region.element != element) {
                 fail(FindingKind::LaunchLimit, std::string("`") + name + "` and `" + region.name +
@@ -142,44 +257,60 @@ SharedRegion* dynamic_shared(const char* name, size_t element) {
             return &region;
         }
     }
-    const size_t bytes = context->request->dynamic_shared_bytes;
-    return add_region(nullptr, name, bytes, element);
+    return add_region(nullptr, name, context->request->dynamic_shared_bytes, element,
+                      kDynamicAlignment);
 }
 
-void* shared_access(SharedRegion* region, int64_t offset, uint32_t size, SharedAccess access) {
-    if (region == nullptr) {
-        fail(FindingKind::OutOfBounds, "access through a null shared pointer");
+void note_access(Thread& thread, SharedRegion& region, int64_t offset, uint64_t size,
+                 SharedAccess access) {
+    Context& device = *context;
+    if (region.unread_stores != 0 && access != SharedAccess::Read) {
+        check_stores(device, region, offset, size);
     }
-    if (offset < 0 || static_cast<uint64_t>(offset) + size > region->bytes) {
-        fail(FindingKind::OutOfBounds,
-             "access to shared " + describe(*region, offset) + " is out of bounds");
+    switch (access) {
+        case SharedAccess::Read:
+            return touch_range<SharedAccess::Read>(device, thread, region, offset, size);
+        case SharedAccess::Write:
+            return touch_range<SharedAccess::Write>(device, thread, region, offset, size);
+        case SharedAccess::Atomic:
+            return touch_range<SharedAccess::Atomic>(device, thread, region, offset, size);
     }
-    const Context& device = *context;
-    const auto first = static_cast<uint64_t>(offset) >> region->granule_shift;
-    const auto last = (static_cast<uint64_t>(offset) + size - 1) >> region->granule_shift;
-    for (uint64_t granule = first; granule <= last; ++granule) {
-        SharedCell& cell = region->cells[granule];
-        const bool is_atomic = access == SharedAccess::Atomic;
-        if (access != SharedAccess::Write && stamp_of(cell.write) < device.block_start) {
-            fail(FindingKind::UninitializedRead,
-                 "read of shared " + describe(*region, offset) + ", which the block never wrote");
-        }
-        const bool both_atomic = is_atomic && (cell.write & kAtomicFlag) != 0;
-        if (!both_atomic && !is_ordered(device, cell.write)) {
-            race(*region, offset, access == SharedAccess::Read ? "read" : "write",
-                 (cell.write & kAtomicFlag) != 0 ? "n atomic" : " write", cell.write);
-        }
-        if (access == SharedAccess::Read) {
-            cell.read = joined(device, cell.read, 0);
-            continue;
-        }
-        if (!is_ordered(device, cell.read)) {
-            race(*region, offset, "write", " read", cell.read);
-        }
-        cell.write = is_atomic ? joined(device, cell.write, kAtomicFlag)
-                               : device.stamp << kStampShift | this_thread->rank;
+}
+
+void* shared_access(SharedRegion* region, int64_t offset, uint32_t size, uint32_t alignment,
+                    SharedAccess access) {
+    return access_region(context->current(), checked_region(region), offset, size, alignment,
+                         access);
+}
+
+void* remote_access(SharedRegion* region, int64_t offset, uint32_t size, uint32_t alignment,
+                    SharedAccess access, unsigned rank) {
+    Context& device = *context;
+    Thread& thread = device.current();
+    require_clusters("access to the shared memory of another block");
+    checked_region(region);
+    const std::string target = region->describe(offset) + " of block " + std::to_string(rank);
+    if (rank >= device.block_count) {
+        fail(FindingKind::RemoteAccess, "access to shared " + target + " of a cluster of " +
+                                            std::to_string(device.block_count));
     }
-    return region->data.data() + offset;
+    Block& block = *device.blocks[rank];
+    if (&block == thread.block) {
+        return shared_access(region, offset, size, alignment, access);
+    }
+    if (thread.cluster_since == device.cluster_start) {
+        fail(FindingKind::RemoteAccess,
+             "access to shared " + target + " before a cluster barrier tells that it has started");
+    }
+    if (block.exited == block.thread_count) {
+        fail(FindingKind::RemoteAccess, "access to shared " + target + ", which has exited");
+    }
+    void* address =
+        access_region(thread, block.regions[region->index], offset, size, alignment, access);
+    block.last_remote = make_record(device.stamp, thread.owner);
+    block.last_remote_target = target;
+    note_late(device, thread, block.last_remote);
+    return address;
 }
 
 }  // namespace qae_emulator

@@ -6,9 +6,9 @@ namespace {
 
 // Calls `visit` with each thread of the warp whose lane is in `mask`.
 template <class Visit>
-void for_lanes(Context& device, unsigned first_rank, unsigned mask, Visit visit) {
+void for_lanes(Block& block, unsigned first_rank, unsigned mask, Visit visit) {
     for (; mask != 0; mask &= mask - 1) {
-        visit(device.threads[first_rank + static_cast<unsigned>(__builtin_ctz(mask))]);
+        visit(block.threads[first_rank + static_cast<unsigned>(__builtin_ctz(mask))]);
     }
 }
 
@@ -83,20 +83,22 @@ void order_lanes(Context& device, Warp& warp, unsigned mask) {
     }
 }
 
-void complete(Context& device, Warp& warp, unsigned first_rank, unsigned mask,
+void complete(Context& device, Block& block, unsigned first_rank, unsigned mask,
               WarpCollective kind) {
     if (is_shuffle(kind)) {
-        for_lanes(device, first_rank, mask, [&](Thread& thread) {
-            thread.result = device.threads[first_rank + static_cast<unsigned>(thread.source)].value;
+        for_lanes(block, first_rank, mask, [&](Thread& thread) {
+            thread.result = block.threads[first_rank + static_cast<unsigned>(thread.source)].value;
         });
     } else if (kind != WarpCollective::Sync) {
         uint64_t total = neutral(kind);
-        for_lanes(device, first_rank, mask,
+        for_lanes(block, first_rank, mask,
                   [&](const Thread& thread) { total = combine(kind, total, thread); });
-        for_lanes(device, first_rank, mask, [&](Thread& thread) { thread.result = total; });
+        for_lanes(block, first_rank, mask, [&](Thread& thread) { thread.result = total; });
     }
+    Warp& warp = block.warps[first_rank / kWarpSize];
     warp.waiting &= ~mask;
     order_lanes(device, warp, mask);
+    exchange_clocks(block, first_rank, mask);
 }
 
 }  // namespace
@@ -105,7 +107,8 @@ uint64_t warp_collective(WarpCollective kind, unsigned mask, uint64_t value, int
                          Site site) {
     Context& device = *context;
     Thread& thread = device.current();
-    Warp& warp = device.current_warp();
+    Block& block = *thread.block;
+    Warp& warp = *thread.warp;
     const unsigned lane = thread.rank % kWarpSize;
     const unsigned first_rank = thread.rank - lane;
     if ((mask >> lane & 1u) == 0) {
@@ -129,7 +132,7 @@ uint64_t warp_collective(WarpCollective kind, unsigned mask, uint64_t value, int
 
     bool all_here = (warp.waiting & mask) == mask;
     if (all_here) {
-        for_lanes(device, first_rank, mask, [&](const Thread& other) {
+        for_lanes(block, first_rank, mask, [&](const Thread& other) {
             all_here = all_here && other.mask == mask && other.collective == kind;
         });
     }
@@ -137,9 +140,9 @@ uint64_t warp_collective(WarpCollective kind, unsigned mask, uint64_t value, int
         device.wait();
         return thread.result;
     }
-    complete(device, warp, first_rank, mask, kind);
+    complete(device, block, first_rank, mask, kind);
     thread.state = ThreadState::Runnable;
-    for_lanes(device, first_rank, mask & ~(1u << lane),
+    for_lanes(block, first_rank, mask & ~(1u << lane),
               [&](Thread& other) { device.make_runnable(other); });
     return thread.result;
 }

@@ -19,14 +19,50 @@ pub enum Order {
     Random(u64),
 }
 
-/// How a device runs kernels.
-#[derive(Clone, Debug, Default)]
+/// What a device is, and how it runs kernels.
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The order of blocks and threads.
     pub order: Order,
     /// A `__syncthreads` to treat as absent, so that a test can prove that it is needed. Sites come
     /// from [`Trace::barrier_sites`].
     pub skip_barrier: Option<BarrierSite>,
+    /// The number of streaming multiprocessors that launchers see.
+    pub num_sms: i32,
+    /// The major compute capability. Below 9 there are no clusters, mbarriers and bulk copies.
+    pub capability_major: i32,
+    /// Static and dynamic shared memory that a block may have.
+    pub max_shared_per_block: usize,
+}
+
+impl Options {
+    /// A device of compute capability 9.0, as an H100.
+    #[must_use]
+    pub fn sm90() -> Self {
+        Self {
+            order: Order::Sequential,
+            skip_barrier: None,
+            num_sms: 4,
+            capability_major: 9,
+            max_shared_per_block: 227 << 10,
+        }
+    }
+
+    /// A device of compute capability 8.0, as an A100.
+    #[must_use]
+    pub fn sm80() -> Self {
+        Self {
+            capability_major: 8,
+            max_shared_per_block: 163 << 10,
+            ..Self::sm90()
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::sm90()
+    }
 }
 
 /// Owns the C++ side of a device. Buffers share it, so it outlives them.
@@ -56,6 +92,9 @@ impl Device {
         };
         let skipped = options.skip_barrier.as_ref();
         let options = sys::Options {
+            num_sms: options.num_sms,
+            capability_major: options.capability_major,
+            max_shared_per_block: options.max_shared_per_block,
             random_order,
             seed,
             skips_barrier: skipped.is_some().into(),

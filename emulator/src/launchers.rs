@@ -3,7 +3,9 @@
 use std::ffi::c_void;
 
 use qae::sys::{
-    qae_advantages_params, qae_loss_from_log_probs_params, qae_result, qae_token_counts_params,
+    qae_advantages_params, qae_log_probs_from_logits_backward_params,
+    qae_log_probs_from_logits_params, qae_loss_from_log_probs_params, qae_loss_from_logits_params,
+    qae_merge_softmax_stats_params, qae_result, qae_token_counts_params,
 };
 
 unsafe extern "C" {
@@ -24,6 +26,25 @@ unsafe extern "C" {
     ) -> u64;
     pub(crate) fn qae_emu_loss_from_log_probs(
         params: *const qae_loss_from_log_probs_params,
+        stream: *mut c_void,
+    ) -> qae_result;
+    pub(crate) fn qae_emu_log_probs_from_logits(
+        params: *const qae_log_probs_from_logits_params,
+        stream: *mut c_void,
+    ) -> qae_result;
+    pub(crate) fn qae_emu_merge_softmax_stats(
+        params: *const qae_merge_softmax_stats_params,
+        stream: *mut c_void,
+    ) -> qae_result;
+    pub(crate) fn qae_emu_log_probs_from_logits_backward(
+        params: *const qae_log_probs_from_logits_backward_params,
+        stream: *mut c_void,
+    ) -> qae_result;
+    pub(crate) fn qae_emu_loss_from_logits_workspace_bytes(
+        params: *const qae_loss_from_logits_params,
+    ) -> u64;
+    pub(crate) fn qae_emu_loss_from_logits(
+        params: *const qae_loss_from_logits_params,
         stream: *mut c_void,
     ) -> qae_result;
 }

@@ -29,5 +29,8 @@ mod sys;
 
 pub use buffer::Buffer;
 pub use device::{Device, Options, Order};
-pub use operations::{AdvantageRun, DeviceIndices, EmulatorBackend, LossRun};
+pub use operations::{
+    AdvantageRun, DeviceIndices, EmulatorBackend, LogProbsRun, LogitsGradientRun, LogitsPlacement,
+    LogitsRun, LossRun, ShardsRun,
+};
 pub use report::{BarrierSite, Error, Finding, FindingKind, Launch, Trace};

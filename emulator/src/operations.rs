@@ -2,14 +2,26 @@
 //!
 //! Every launch goes through the same checks and params structs (`qae::params`) as on a GPU.
 
+mod gradient;
+mod log_probs_from_logits;
+mod logits_outputs;
+mod loss_from_logits;
 mod memory;
 mod outputs;
+mod slots;
+mod tensor;
+
+pub use log_probs_from_logits::{LogProbsRun, LogitsGradientRun, ShardsRun};
+pub use loss_from_logits::{LogitsPlacement, LogitsRun};
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use qae::batch::{Advantages, DType, TokenBatch};
+use qae::batch::{DType, LogProbsInput, LogitsBatch, TokenBatch};
 use qae::params::{self, AdvantageOutputs};
-use qae::{AdvantageConfig, AdvantageOutput, Backend, Config, Groups, LossOutput, Run, sys};
+use qae::{
+    AdvantageConfig, AdvantageOutput, Backend, Config, Gradient, Groups, LogProbsOutput,
+    LogitsOutput, LossOutput, Run, sys,
+};
 
 use crate::launchers;
 use crate::{Buffer, Error, Options, Trace};
@@ -31,6 +43,8 @@ pub struct EmulatorBackend {
     pub gradient_row_stride: Option<usize>,
     /// What the device sees in place of the batch's index tensors.
     pub device_indices: DeviceIndices,
+    /// Logits and their gradient.
+    pub logits: LogitsPlacement,
 }
 
 /// Index tensors that reach the device unchecked, as a caller whose indices are made on the device
@@ -44,6 +58,10 @@ pub struct DeviceIndices {
     pub offsets: Option<Vec<i64>>,
     /// In place of the rows' indices of responses.
     pub response_index: Option<Vec<i32>>,
+    /// In place of the responses of slots in any order.
+    pub slot_response: Option<Vec<i32>>,
+    /// In place of the tokens of rows of logits.
+    pub token_id: Option<Vec<i64>>,
 }
 
 /// A result, with the traces of the launches that made it.
@@ -75,12 +93,54 @@ impl Backend for EmulatorBackend {
 
     fn loss_from_log_probs(&self, batch: &TokenBatch<'_>, config: &Config) -> Result<Run> {
         let run = self.run_loss(batch, config)?;
-        let bytes = |trace: &Trace| trace.bytes_read() + trace.bytes_written();
-        Ok(Run {
-            output: run.output,
-            bytes_moved: bytes(&run.loss_trace) + run.count_trace.as_ref().map_or(0, bytes),
-            seconds: None,
-        })
+        let counting = run.count_trace.as_ref().map_or(0, bytes_moved);
+        Ok(emulated(
+            run.output,
+            bytes_moved(&run.loss_trace) + counting,
+        ))
+    }
+
+    fn loss_from_logits(
+        &self,
+        batch: &LogitsBatch<'_>,
+        config: &Config,
+    ) -> Result<Run<LogitsOutput>> {
+        let run = self.run_loss_from_logits(batch, config)?;
+        let counting = run.count_trace.as_ref().map_or(0, bytes_moved);
+        Ok(emulated(
+            run.output,
+            bytes_moved(&run.loss_trace) + counting,
+        ))
+    }
+
+    fn log_probs_from_logits(&self, input: &LogProbsInput<'_>) -> Result<Run<LogProbsOutput>> {
+        let run = self.run_log_probs_from_logits(input)?;
+        Ok(emulated(run.output, bytes_moved(&run.trace)))
+    }
+
+    fn log_probs_from_logits_backward(
+        &self,
+        input: &LogProbsInput<'_>,
+        d_log_prob: &[f32],
+        d_entropy: Option<&[f32]>,
+    ) -> Result<Run<Vec<f64>>> {
+        let gradient = Gradient::ZeroFill;
+        let run =
+            self.run_log_probs_from_logits_backward(input, d_log_prob, d_entropy, gradient)?;
+        Ok(emulated(run.d_logits, bytes_moved(&run.trace)))
+    }
+}
+
+fn bytes_moved(trace: &Trace) -> u64 {
+    trace.bytes_read() + trace.bytes_written()
+}
+
+/// A duration on emulated kernels would mean nothing.
+fn emulated<T>(output: T, bytes_moved: u64) -> Run<T> {
+    Run {
+        output,
+        bytes_moved,
+        seconds: None,
     }
 }
 
@@ -204,12 +264,10 @@ impl<G: Pod + Into<f64>> PreparedLoss<G> {
         batch: &TokenBatch<'_>,
         config: &Config,
     ) -> Result<Self> {
-        let groups_memory = match batch.advantages {
-            Advantages::FromRewards { groups, .. } => Some(GroupMemory::new(memory, groups)?),
-            _ => None,
-        };
-        let inputs = memory.upload_batch(batch, groups_memory.as_ref())?;
-        let (count_trace, normalizer) = memory.count_normalizer(&inputs, config)?;
+        let groups = GroupMemory::of_advantages(memory, batch.advantages)?;
+        let inputs = memory.upload_batch(batch, groups.as_ref())?;
+        let (count_trace, normalizer) =
+            memory.count_normalizer(&inputs.layout, inputs.mask, config)?;
         let outputs = OutputMemory::<G>::new(memory, backend, batch)?;
         let buffers = outputs.buffers(batch, backend);
         let mut params = params::loss_from_log_probs(&inputs, &buffers, config, normalizer)?;

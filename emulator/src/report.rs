@@ -22,6 +22,19 @@ pub enum FindingKind {
     InactiveLane,
     /// A launch that a CUDA device would refuse.
     LaunchLimit,
+    /// An mbarrier or a cluster barrier used against its rules.
+    BarrierMisuse,
+    /// A wait at an mbarrier whose phase cannot complete.
+    EndlessWait,
+    /// An access to the shared memory of another block that may not have started, or that may have
+    /// exited.
+    RemoteAccess,
+    /// A bulk copy that is still under way where it should be over.
+    PendingCopy,
+    /// A bulk copy that may not see what was written before it.
+    MissingFence,
+    /// A feature that a device of this compute capability lacks.
+    Unsupported,
 }
 
 impl FindingKind {
@@ -35,7 +48,13 @@ impl FindingKind {
             4 => Self::DivergentBarrier,
             5 => Self::ExitBeforeBarrier,
             6 => Self::InactiveLane,
-            _ => Self::LaunchLimit,
+            7 => Self::LaunchLimit,
+            8 => Self::BarrierMisuse,
+            9 => Self::EndlessWait,
+            10 => Self::RemoteAccess,
+            11 => Self::PendingCopy,
+            12 => Self::MissingFence,
+            _ => Self::Unsupported,
         }
     }
 }

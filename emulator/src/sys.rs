@@ -36,7 +36,10 @@ pub(crate) struct Options {
     pub random_order: u8,
     pub skips_barrier: u8,
     pub skipped_line: i32,
+    pub num_sms: i32,
+    pub capability_major: i32,
     pub seed: u64,
+    pub max_shared_per_block: usize,
     pub skipped_file: Text,
 }
 

@@ -9,7 +9,7 @@ use qae::params::{
     loss_from_log_probs,
 };
 use qae::sys::{qae_loss_from_log_probs_params, qae_loss_metrics, qae_result};
-use qae::{Aggregation, Config, DType, InactiveGradient, MetricsScope, Normalizer, Objective};
+use qae::{Aggregation, Config, DType, Gradient, MetricsScope, Normalizer, Objective};
 use qae_emulator::{Device, Options};
 
 unsafe extern "C" {
@@ -47,7 +47,7 @@ fn config(objective: Objective) -> Config {
         aggregation: Aggregation::TokenMean,
         normalizer: Normalizer::Value(5.0),
         metrics_scope: MetricsScope::Active,
-        inactive_gradient: InactiveGradient::Untouched,
+        gradient: Gradient::Untouched,
         ..Config::default()
     }
 }

@@ -15,7 +15,8 @@ SharedRegion* static_shared(const void* site, const char* name, size_t bytes, si
 SharedRegion* dynamic_shared(const char* name, size_t element);
 
 // Returns the address of the bytes where the access is sound, and does not return otherwise.
-void* shared_access(SharedRegion* region, int64_t offset, uint32_t size, SharedAccess access);
+void* shared_access(SharedRegion* region, int64_t offset, uint32_t size, uint32_t alignment,
+                    SharedAccess access);
 
 template <class T>
 class SharedPointer;
@@ -72,21 +73,24 @@ class SharedPointer {
     }
     SharedPointer(SharedRegion* region, int64_t offset) : region_(region), offset_(offset) {}
 
+    SharedRegion* region() const { return region_; }
+    int64_t offset() const { return offset_; }
+
     T read() const {
         T value;
-        std::memcpy(&value, shared_access(region_, offset_, sizeof(T), SharedAccess::Read),
-                    sizeof(T));
+        std::memcpy(&value, access(SharedAccess::Read), sizeof(T));
         return value;
     }
     void write(const T& value) const {
-        std::memcpy(shared_access(region_, offset_, sizeof(T), SharedAccess::Write), &value,
-                    sizeof(T));
+        std::memcpy(access(SharedAccess::Write), &value, sizeof(T));
     }
-    void* atomic() const {
-        return shared_access(region_, offset_, sizeof(T), SharedAccess::Atomic);
-    }
+    void* atomic() const { return access(SharedAccess::Atomic); }
 
   private:
+    void* access(SharedAccess kind) const {
+        return shared_access(region_, offset_, sizeof(T), alignof(T), kind);
+    }
+
     SharedRegion* region_ = nullptr;
     int64_t offset_ = 0;
 };

@@ -15,6 +15,8 @@ struct BlockView {
     uint3 index;
     dim3 block_size;
     dim3 grid_size;
+    unsigned cluster_rank;
+    unsigned cluster_size;
 };
 
 // `__thread` and not `thread_local`: the latter reaches a variable of another file through a

@@ -57,7 +57,7 @@ impl Memory {
         Ok(view)
     }
 
-    fn upload_tensor(&self, tensor: Tensor<'_>, label: &str) -> Result<params::Buffer> {
+    pub(super) fn upload_tensor(&self, tensor: Tensor<'_>, label: &str) -> Result<params::Buffer> {
         match tensor {
             Tensor::F32(values) => self.upload(values, label, self.misalignment),
             Tensor::Bf16(values) => self.upload(values, label, self.misalignment),
@@ -83,7 +83,7 @@ impl Memory {
         let optional =
             |tensor: Option<Tensor<'_>>, label| tensor.map(|t| self.upload_tensor(t, label));
         Ok(TokenBuffers {
-            layout: self.upload_layout(batch)?,
+            layout: self.upload_layout(batch.layout)?,
             mask: batch
                 .mask
                 .map(|mask| self.upload(mask, "mask", self.misalignment))
@@ -92,21 +92,31 @@ impl Memory {
             log_prob: self.upload_tensor(batch.log_prob, "log_prob")?,
             old_log_prob: optional(batch.old_log_prob, "old_log_prob").transpose()?,
             ref_log_prob: optional(batch.ref_log_prob, "ref_log_prob").transpose()?,
-            importance_weight: match batch.importance_weight {
-                None => None,
-                Some(ImportanceWeight::PerToken(weight)) => Some(WeightBuffer::PerToken(
-                    self.upload(weight, "importance_weight", self.misalignment)?,
-                )),
-                Some(ImportanceWeight::PerResponse(weight)) => Some(WeightBuffer::PerResponse(
-                    self.upload(weight, "importance_weight", 0)?,
-                )),
-            },
-            advantages: self.upload_advantages(batch, groups)?,
+            importance_weight: self.upload_weight(batch.importance_weight)?,
+            advantages: self.upload_advantages(batch.advantages, groups)?,
         })
     }
 
-    fn upload_layout(&self, batch: &TokenBatch<'_>) -> Result<LayoutBuffers> {
-        Ok(match batch.layout {
+    pub(super) fn upload_weight(
+        &self,
+        weight: Option<ImportanceWeight<'_>>,
+    ) -> Result<Option<WeightBuffer>> {
+        let label = "importance_weight";
+        Ok(match weight {
+            None => None,
+            Some(ImportanceWeight::PerToken(weight)) => Some(WeightBuffer::PerToken(self.upload(
+                weight,
+                label,
+                self.misalignment,
+            )?)),
+            Some(ImportanceWeight::PerResponse(weight)) => {
+                Some(WeightBuffer::PerResponse(self.upload(weight, label, 0)?))
+            }
+        })
+    }
+
+    pub(super) fn upload_layout(&self, layout: Layout<'_>) -> Result<LayoutBuffers> {
+        Ok(match layout {
             Layout::Padded {
                 num_rows,
                 width,
@@ -129,17 +139,28 @@ impl Memory {
                     "offsets",
                     0,
                 )?,
-                num_slots: batch.log_prob.len(),
+                num_slots: layout.num_elements(),
             },
         })
     }
 
-    fn upload_advantages<'a>(
+    pub(super) fn upload_slot_response(&self, response: &[i32]) -> Result<params::Buffer> {
+        let seen = self.indices.slot_response.as_deref().unwrap_or(response);
+        self.upload(seen, "slot_response", 0)
+    }
+
+    /// The tokens that the device sees.
+    pub(super) fn device_token_ids(&self, token_id: &[i32]) -> Vec<i64> {
+        let checked = || token_id.iter().map(|&id| i64::from(id)).collect();
+        self.indices.token_id.clone().unwrap_or_else(checked)
+    }
+
+    pub(super) fn upload_advantages<'a>(
         &self,
-        batch: &TokenBatch<'a>,
+        advantages: Advantages<'a>,
         groups_memory: Option<&GroupMemory>,
     ) -> Result<AdvantageBuffers<'a>> {
-        Ok(match (batch.advantages, groups_memory) {
+        Ok(match (advantages, groups_memory) {
             (
                 Advantages::FromRewards {
                     rewards,
@@ -169,7 +190,8 @@ impl Memory {
 
     pub(super) fn count_normalizer(
         &self,
-        inputs: &TokenBuffers<'_>,
+        layout: &LayoutBuffers,
+        mask: Option<params::Buffer>,
         config: &Config,
     ) -> Result<(Option<Trace>, NormalizerSource)> {
         if let Normalizer::Value(_) = config.normalizer {
@@ -177,8 +199,7 @@ impl Memory {
         }
         let tokens = self.alloc::<f64>(1, "num_tokens")?;
         let rows = self.alloc::<f64>(1, "num_rows")?;
-        let mut params =
-            params::token_counts(&inputs.layout, inputs.mask, whole(&tokens), whole(&rows))?;
+        let mut params = params::token_counts(layout, mask, whole(&tokens), whole(&rows))?;
         // SAFETY: the query reads the params only.
         params.workspace_bytes =
             unsafe { launchers::qae_emu_token_counts_workspace_bytes(&params) };
@@ -201,7 +222,7 @@ impl Memory {
     }
 }
 
-/// The index tensors of a partition.
+/// The index tensors of a partition, for advantages that come from rewards.
 pub(super) struct GroupMemory {
     offsets: Option<params::Buffer>,
     order: Option<params::Buffer>,
@@ -209,6 +230,16 @@ pub(super) struct GroupMemory {
 }
 
 impl GroupMemory {
+    pub(super) fn of_advantages(
+        memory: &Memory,
+        advantages: Advantages<'_>,
+    ) -> Result<Option<Self>> {
+        match advantages {
+            Advantages::FromRewards { groups, .. } => Self::new(memory, groups).map(Some),
+            Advantages::PerResponse(_) | Advantages::PerToken(_) => Ok(None),
+        }
+    }
+
     pub(super) fn new(memory: &Memory, groups: &Groups) -> Result<Self> {
         let upload = |values: Option<&[i32]>, label| {
             values

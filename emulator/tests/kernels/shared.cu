@@ -101,6 +101,25 @@ __global__ void reverse_pairs(const float* in, float* out) {
     store(out + t, pair.value + static_cast<float>(pair.index) * static_cast<float>(pair.count));
 }
 
+// Every thread writes its element and reads those of `readers` lanes, again and again.
+template <class T>
+__global__ void shared_steps(float* out, int steps, unsigned readers) {
+    QAE_SHARED(T, tile, 1024);
+    const unsigned t = threadIdx.x;
+    float sum = 0.0f;
+    for (int step = 0; step < steps; ++step) {
+        T value = {};
+        tile[t] = value;
+        __syncwarp();
+        for (unsigned i = 0; i < 15; ++i) {
+            value = tile[t ^ (i % readers)];
+            sum += *reinterpret_cast<const float*>(&value);
+        }
+        __syncwarp();
+    }
+    store(out + t, sum);
+}
+
 __global__ void too_much_static_shared(float* out) {
     QAE_SHARED(float, tile, 12 * 1024 + 1);
     tile[threadIdx.x] = 1.0f;
@@ -137,6 +156,10 @@ int qae_emu_test_histogram(const unsigned* in, unsigned* out, bool with_barrier)
 }
 int qae_emu_test_reverse_pairs(const float* in, float* out, unsigned block, size_t shared_bytes) {
     return QAE_TEST_LAUNCH(reverse_pairs, 1, block, shared_bytes, in, out);
+}
+int qae_emu_test_shared_steps(float* out, int steps, unsigned readers, bool vectors) {
+    return vectors ? QAE_TEST_LAUNCH(shared_steps<float4>, 1, 256, 0, out, steps, readers)
+                   : QAE_TEST_LAUNCH(shared_steps<float>, 1, 256, 0, out, steps, readers);
 }
 int qae_emu_test_too_much_static_shared(float* out) {
     return QAE_TEST_LAUNCH(too_much_static_shared, 1, 32, 0, out);
