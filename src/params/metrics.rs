@@ -1,7 +1,7 @@
 //! From the kernels' metrics structs to the crate's.
 
 use crate::config::MetricsScope;
-use crate::metrics::{GroupMetrics, Metrics};
+use crate::metrics::{EntropyMetrics, GroupMetrics, Metrics};
 use crate::sys;
 
 /// The counts of `advantages`.
@@ -40,5 +40,22 @@ pub fn loss_metrics(from: &sys::qae_loss_metrics, scope: MetricsScope) -> Metric
         max_ratio: from.max_ratio,
         nonfinite_tokens: from.nonfinite_tokens,
         out_of_range: from.out_of_range,
+        entropy: None,
+    }
+}
+
+/// The report of `loss_from_logits`.
+pub fn logits_metrics(from: &sys::qae_logits_metrics, scope: MetricsScope) -> Metrics {
+    Metrics {
+        entropy: Some(EntropyMetrics {
+            loss: from.entropy_loss,
+            positive: from.entropy_positive,
+            zero: from.entropy_zero,
+            negative: from.entropy_negative,
+            positive_tokens: from.positive_tokens,
+            zero_tokens: from.zero_tokens,
+            negative_tokens: from.negative_tokens,
+        }),
+        ..loss_metrics(&from.loss, scope)
     }
 }

@@ -4,16 +4,28 @@
 //! memory, the emulator its own. All that the host can see is checked here, before any launch.
 
 mod advantages;
+mod log_probs_from_logits;
+mod logits;
 mod loss_from_log_probs;
+mod loss_from_logits;
 mod metrics;
 mod token_counts;
+mod token_loss;
 
 pub use advantages::{AdvantageOutputs, advantages};
+pub use log_probs_from_logits::{
+    LogProbsGradients, LogProbsOutputs, LogitsGradient, LogitsRows, log_probs_from_logits,
+    log_probs_from_logits_backward, merge_softmax_stats,
+};
+pub use logits::LogitsBuffers;
 pub use loss_from_log_probs::{
     AdvantageBuffers, LossOutputs, NormalizerSource, TokenBuffers, WeightBuffer,
     loss_from_log_probs,
 };
-pub use metrics::{group_metrics, loss_metrics};
+pub use loss_from_logits::{
+    LogitsInputs, LogitsLayoutBuffers, LogitsOutputs, RowPolicy, loss_from_logits,
+};
+pub use metrics::{group_metrics, logits_metrics, loss_metrics};
 pub use token_counts::token_counts;
 
 use crate::batch::DType;

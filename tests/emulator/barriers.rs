@@ -5,7 +5,12 @@ use std::collections::BTreeSet;
 use qae::{AdvantageConfig, Groups};
 use qae_emulator::{BarrierSite, EmulatorBackend, Options, Order};
 
+use crate::case::Case;
 use crate::compare::bits;
+use crate::log_probs;
+use crate::logits_case::LogitsCase;
+use crate::logits_compare::bits as logits_bits;
+use crate::logits_order;
 use crate::order::cases;
 use crate::random::{Random, rewards};
 
@@ -18,70 +23,115 @@ const UNSEEN: [(&str, usize, &str); 1] = [(
 
 const ORDERS: [Order; 3] = [Order::Sequential, Order::Random(1), Order::Random(2)];
 
-/// The sites that `run` passes, and those of them whose absence showed. `run` gives its result,
-/// with the sites, or nothing where a detector fired.
-fn mutate<T: PartialEq>(
-    run: impl Fn(Options) -> Option<(T, Vec<BarrierSite>)>,
-) -> (BTreeSet<BarrierSite>, BTreeSet<BarrierSite>) {
-    let (clean, sites) = run(Options::default()).expect("the kernel is clean");
-    let is_seen = |site: &BarrierSite| {
-        ORDERS.iter().any(|&order| {
-            let skipping = run(Options {
-                order,
-                skip_barrier: Some(site.clone()),
-            });
-            skipping.is_none_or(|(result, _)| result != clean)
-        })
-    };
-    let seen = sites.iter().filter(|site| is_seen(site)).cloned().collect();
-    (sites.into_iter().collect(), seen)
+/// The sites that some runs passed, and those of them whose absence showed.
+#[derive(Default)]
+struct Sites {
+    passed: BTreeSet<BarrierSite>,
+    seen: BTreeSet<BarrierSite>,
 }
 
-fn assert_all_seen(runs: impl Iterator<Item = (BTreeSet<BarrierSite>, BTreeSet<BarrierSite>)>) {
-    let (mut passed, mut seen) = (BTreeSet::new(), BTreeSet::new());
-    for (of_run, seen_in_run) in runs {
-        passed.extend(of_run);
-        seen.extend(seen_in_run);
+impl Sites {
+    /// Tries the sites that `run` passes and that were not seen before. `run` gives its result, with
+    /// the sites, or nothing where a detector fired.
+    fn mutate<T: PartialEq>(&mut self, run: impl Fn(Options) -> Option<(T, Vec<BarrierSite>)>) {
+        let (clean, sites) = run(Options::default()).expect("the kernel is clean");
+        let is_seen = |site: &BarrierSite| {
+            ORDERS.iter().any(|&order| {
+                let skipping = run(Options {
+                    order,
+                    skip_barrier: Some(site.clone()),
+                    ..Options::default()
+                });
+                skipping.is_none_or(|(result, _)| result != clean)
+            })
+        };
+        for site in sites {
+            if !self.seen.contains(&site) && is_seen(&site) {
+                self.seen.insert(site.clone());
+            }
+            self.passed.insert(site);
+        }
     }
-    assert!(!passed.is_empty());
-    for site in &passed {
-        let same_file = passed.iter().filter(|other| other.file == site.file);
-        let number = same_file.take_while(|other| other.line < site.line).count();
-        let excused = UNSEEN
-            .iter()
-            .any(|(file, n, _)| *file == site.file && *n == number);
-        assert_eq!(seen.contains(site), !excused, "barrier {number} at {site}");
+
+    fn assert_all_seen(&self) {
+        assert!(!self.passed.is_empty());
+        for site in &self.passed {
+            let same_file = self.passed.iter().filter(|other| other.file == site.file);
+            let number = same_file.take_while(|other| other.line < site.line).count();
+            let excused = UNSEEN
+                .iter()
+                .any(|(file, n, _)| *file == site.file && *n == number);
+            assert_eq!(
+                self.seen.contains(site),
+                !excused,
+                "barrier {number} at {site}"
+            );
+        }
     }
+}
+
+fn mutate_loss(sites: &mut Sites, case: &Case) {
+    sites.mutate(|options| {
+        let backend = EmulatorBackend {
+            options,
+            ..case.backend.clone()
+        };
+        let run = backend.run_loss(&case.batch(), &case.config).ok()?;
+        let mut sites = run.loss_trace.barrier_sites();
+        let count_traces = run.count_trace.iter();
+        sites.extend(count_traces.flat_map(|trace| trace.barrier_sites()));
+        Some((bits(&run.output), sites))
+    });
+}
+
+fn mutate_loss_from_logits(sites: &mut Sites, case: &LogitsCase) {
+    sites.mutate(|options| {
+        let backend = logits_order::with_options(case, options);
+        let run = backend
+            .run_loss_from_logits(&case.batch(), &case.config)
+            .ok()?;
+        Some((logits_bits(&run.output), run.loss_trace.barrier_sites()))
+    });
+}
+
+/// Of both losses, which share what their last block does.
+#[test]
+fn every_barrier_of_the_losses_is_needed() {
+    let mut sites = Sites::default();
+    for case in cases() {
+        mutate_loss(&mut sites, &case);
+    }
+    for case in logits_order::small_cases() {
+        mutate_loss_from_logits(&mut sites, &case);
+    }
+    sites.assert_all_seen();
 }
 
 #[test]
-fn every_barrier_of_the_loss_is_needed() {
-    let mutate_case = |case: crate::case::Case| {
-        mutate(|options| {
+fn every_barrier_of_log_probs_from_logits_is_needed() {
+    let mut sites = Sites::default();
+    for vocab_size in [300, 5000] {
+        let rows = log_probs::rows(47, 3, vocab_size, qae::DType::F32);
+        sites.mutate(|options| {
             let backend = EmulatorBackend {
                 options,
-                ..case.backend.clone()
+                ..rows.backend.clone()
             };
-            let run = backend.run_loss(&case.batch(), &case.config).ok()?;
-            let mut sites = run.loss_trace.barrier_sites();
-            sites.extend(
-                run.count_trace
-                    .iter()
-                    .flat_map(|trace| trace.barrier_sites()),
-            );
-            Some((bits(&run.output), sites))
-        })
-    };
-    assert_all_seen(cases().into_iter().map(mutate_case));
+            let run = backend.run_log_probs_from_logits(&rows.input()).ok()?;
+            let sites = run.trace.barrier_sites();
+            Some((format!("{:?} {:?}", run.output, run.stats), sites))
+        });
+    }
+    sites.assert_all_seen();
 }
 
 #[test]
 fn every_barrier_of_the_advantages_is_needed() {
-    let sizes = [3, 1030].into_iter();
-    assert_all_seen(sizes.map(|size| {
+    let mut sites = Sites::default();
+    for size in [3, 1030] {
         let groups = Groups::uniform(3 * size, size).unwrap();
         let rewards = rewards(&mut Random(43), 3 * size);
-        mutate(|options| {
+        sites.mutate(|options| {
             let backend = EmulatorBackend {
                 options,
                 ..EmulatorBackend::default()
@@ -90,6 +140,7 @@ fn every_barrier_of_the_advantages_is_needed() {
             let run = backend.run_advantages(&rewards, &groups, &config).ok()?;
             let sites = run.trace.barrier_sites();
             Some(((format!("{:?}", run.output), run.active), sites))
-        })
-    }));
+        });
+    }
+    sites.assert_all_seen();
 }

@@ -6,8 +6,8 @@
 //! rewards) is overhead.
 
 use qae::{
-    Aggregation, Baseline, DType, Groups, InactiveGradient, Interpolation, MetricsScope,
-    Normalizer, Objective,
+    Aggregation, Baseline, DType, Gradient, Groups, Interpolation, MetricsScope, Normalizer,
+    Objective,
 };
 
 use crate::case::{Case, Rows, Source, Values};
@@ -29,7 +29,7 @@ struct Traffic {
     aggregation: Aggregation,
     /// 80 % of the responses have an advantage of exactly 0.
     sparse: bool,
-    inactive_gradient: InactiveGradient,
+    inactive_gradient: Gradient,
     shuffled: bool,
 }
 
@@ -49,7 +49,7 @@ const DENSE: Traffic = Traffic {
     narrow_gradient: false,
     aggregation: Aggregation::TokenMean,
     sparse: false,
-    inactive_gradient: InactiveGradient::ZeroFill,
+    inactive_gradient: Gradient::ZeroFill,
     shuffled: false,
 };
 
@@ -120,7 +120,7 @@ impl Traffic {
         case.config.aggregation = self.aggregation;
         case.config.normalizer = Normalizer::Value(1e6);
         case.config.metrics_scope = MetricsScope::Active;
-        case.config.inactive_gradient = self.inactive_gradient;
+        case.config.gradient = self.inactive_gradient;
         case.backend.narrow_gradient = self.narrow_gradient;
         case
     }
@@ -144,7 +144,7 @@ impl Traffic {
                 bytes += log_probs * length;
                 bytes += usize::from(self.layout == Kind::Masked) * self.width;
             }
-            if is_active(row) || self.inactive_gradient == InactiveGradient::ZeroFill {
+            if is_active(row) || self.inactive_gradient == Gradient::ZeroFill {
                 bytes += gradient * slots;
             }
         }
@@ -206,7 +206,7 @@ const KINDS: [Kind; 3] = [Kind::Masked, Kind::Lengths, Kind::Packed];
 /// sums, its rows' rewards and, packed, the search for its first row) beside very few bytes of
 /// tokens. The number is the ratio that was measured, rounded up.
 fn known_excess(name: &str, traffic: &Traffic) -> Option<f64> {
-    let untouched = traffic.inactive_gradient == InactiveGradient::Untouched;
+    let untouched = traffic.inactive_gradient == Gradient::Untouched;
     let narrow = traffic.narrow_gradient;
     let is_f32 = traffic.dtype == DType::F32;
     let of = |f32: f64, wide: f64, narrowed: f64| match (is_f32, narrow) {
@@ -271,7 +271,7 @@ fn sparse_batches() {
         ..DENSE
     };
     let untouched = Traffic {
-        inactive_gradient: InactiveGradient::Untouched,
+        inactive_gradient: Gradient::Untouched,
         ..sparse
     };
     let all = every_tensor(sparse).chain(every_tensor(untouched));
@@ -284,9 +284,9 @@ fn means_over_masked_responses() {
     let mut all = vec![];
     for (dtype, narrow_gradient) in DTYPES {
         for (sparse, inactive_gradient) in [
-            (false, InactiveGradient::ZeroFill),
-            (true, InactiveGradient::ZeroFill),
-            (true, InactiveGradient::Untouched),
+            (false, Gradient::ZeroFill),
+            (true, Gradient::ZeroFill),
+            (true, Gradient::Untouched),
         ] {
             all.push(Traffic {
                 dtype,

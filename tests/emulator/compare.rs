@@ -74,7 +74,7 @@ fn check_gradient(case: &Case, found: &[f64], expected: &[f64], what: &str) {
     }
 }
 
-fn check_counts(found: &Metrics, expected: &Metrics, what: &str) {
+pub fn check_counts(found: &Metrics, expected: &Metrics, what: &str) {
     let counts = |m: &Metrics| {
         [
             ("positive", m.positive),
@@ -130,7 +130,7 @@ fn check_sums(case: &Case, found: &LossOutput, expected: &LossOutput, what: &str
 
 /// Σ |terms| of the policy loss: the losses of either sign of the advantage alone, in which no
 /// objective has terms of two signs.
-fn policy_magnitude(case: &Case, expected: &LossOutput) -> f64 {
+pub fn policy_magnitude(case: &Case, expected: &LossOutput) -> f64 {
     let config = Config {
         kl: None,
         ..case.config
@@ -176,7 +176,7 @@ fn local_advantages(case: &Case, expected: &LossOutput) -> Vec<f32> {
 }
 
 /// Σ |terms| of the KL loss; K1 is the one estimator with terms of both signs.
-fn kl_magnitude(case: &Case, expected: &Metrics) -> f64 {
+pub fn kl_magnitude(case: &Case, expected: &Metrics) -> f64 {
     let (Some(kl), Some(reference)) = (case.config.kl, &case.ref_log_prob) else {
         return 0.0;
     };
@@ -201,7 +201,7 @@ fn kl_magnitude(case: &Case, expected: &Metrics) -> f64 {
 }
 
 /// Σ |log-ratios| of the valid tokens.
-fn log_ratio_magnitude(case: &Case) -> f64 {
+pub fn log_ratio_magnitude(case: &Case) -> f64 {
     let Some(old) = &case.old_log_prob else {
         return 0.0;
     };
@@ -218,7 +218,7 @@ fn log_ratio_magnitude(case: &Case) -> f64 {
 /// Under GSPO without a KL term the kernels do not read a token's log-ratio again: each counted
 /// token adds the mean of its response. That is the sum of the tokens' own, unless only some of a
 /// response are counted.
-fn counts_parts_of_responses(case: &Case) -> bool {
+pub fn counts_parts_of_responses(case: &Case) -> bool {
     if case.config.kl.is_some() {
         return false;
     }

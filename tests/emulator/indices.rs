@@ -1,7 +1,7 @@
 //! Indices that only the device sees: one that points outside its tensor makes its row empty or
 //! inactive and is counted, and nothing is read there.
 
-use qae::{DType, Groups, InactiveGradient, MetricsScope};
+use qae::{DType, Gradient, Groups, MetricsScope};
 use qae_emulator::DeviceIndices;
 
 use crate::case::{Case, Rows, Source};
@@ -12,7 +12,7 @@ use crate::random::fill;
 /// counts `out_of_range` rows.
 fn check_indices(mut case: Case, seen: DeviceIndices, same: &Case, out_of_range: u64) {
     // The rows that are out of range are written or not, as their place is unknown.
-    case.config.inactive_gradient = InactiveGradient::Untouched;
+    case.config.gradient = Gradient::Untouched;
     case.backend.device_indices = seen;
     let run = case.backend.run_loss(&case.batch(), &case.config).unwrap();
     let mut expected = qae::reference::loss_from_log_probs(&same.batch(), &case.config).unwrap();
@@ -50,7 +50,7 @@ fn offsets_that_are_not_in_order_make_their_rows_empty() {
         (vec![i64::MIN, 20, 30, 40, 50], 30),
     ] {
         let mut case = case.clone();
-        case.config.inactive_gradient = InactiveGradient::Untouched;
+        case.config.gradient = Gradient::Untouched;
         case.backend.device_indices.offsets = Some(seen);
         let run = case.backend.run_loss(&case.batch(), &case.config).unwrap();
         assert_eq!(run.output.metrics.out_of_range, 1);

@@ -1,8 +1,8 @@
 //! Random cases: every option of the operation, chosen independently, from a seed.
 
 use qae::{
-    AdvantageConfig, Aggregation, Baseline, Config, DType, Gate, Groups, InactiveGradient,
-    Interpolation, Kl, KlEstimator, MetricsScope, Normalizer, Objective, Scale, Singleton,
+    AdvantageConfig, Aggregation, Baseline, Config, DType, Gate, Gradient, Groups, Interpolation,
+    Kl, KlEstimator, MetricsScope, Normalizer, Objective, Scale, Singleton,
 };
 use qae_emulator::EmulatorBackend;
 
@@ -127,7 +127,7 @@ pub fn advantage_config(random: &mut Random) -> AdvantageConfig {
     }
 }
 
-fn config(random: &mut Random) -> Config {
+pub fn config(random: &mut Random) -> Config {
     Config {
         advantage: advantage_config(random),
         objective: random.pick(&objectives()),
@@ -143,12 +143,14 @@ fn config(random: &mut Random) -> Config {
         loss_multiplier: random.pick(&[1.0, 4.0]),
         grad_scale: random.pick(&[1.0, 0.5]),
         metrics_scope: random.pick(&[MetricsScope::All, MetricsScope::Active]),
-        inactive_gradient: random.pick(&[InactiveGradient::ZeroFill, InactiveGradient::Untouched]),
+        temperature: 1.0,
+        entropy_coef: 0.0,
+        gradient: random.pick(&[Gradient::ZeroFill, Gradient::Untouched]),
     }
 }
 
 /// Rows and their mask.
-fn rows(random: &mut Random) -> (Rows, Option<Vec<u8>>) {
+pub fn rows(random: &mut Random) -> (Rows, Option<Vec<u8>>) {
     let num_rows = random.pick(&[1, 2, 3, 8, 9, 17]);
     let longest = random.pick(&[1, 5, 16, 33, 70, 150]);
     let masked = random.coin();
@@ -176,7 +178,7 @@ fn rows(random: &mut Random) -> (Rows, Option<Vec<u8>>) {
 }
 
 /// Interior spans: runs of the same value.
-fn mask(random: &mut Random, len: usize) -> Vec<u8> {
+pub fn mask(random: &mut Random, len: usize) -> Vec<u8> {
     let mut mask = Vec::with_capacity(len);
     while mask.len() < len {
         let (run, value) = (1 + random.below(9), u8::from(random.below(3) > 0));
@@ -217,7 +219,7 @@ pub fn groups(random: &mut Random, least: usize) -> Groups {
     Groups::from_ids(&labels.collect::<Vec<_>>()).unwrap()
 }
 
-fn source(random: &mut Random, num_rows: usize, slots: usize) -> Source {
+pub fn source(random: &mut Random, num_rows: usize, slots: usize) -> Source {
     // Powers of two: every third row or token has none.
     let advantage = |random: &mut Random| random.pick(&[0.0, 0.5, -1.0, 2.0, -0.25, 0.0]);
     match random.below(4) {
