@@ -85,7 +85,7 @@ __device__ __noinline__ void publish_entropy(const LogitsLaunch& launch) {
 }
 
 // Indexed layouts: which responses have a token that counts. Every thread that finds one stores the
-// same byte.
+// same byte; a barrier follows before they are read.
 __device__ __noinline__ void mark_active_responses(const LogitsLaunch& launch) {
     const qae_loss_from_log_probs_params& params = launch.loss.params;
     for (int64_t slot = threadIdx.x; slot < params.layout.num_slots; slot += kBlockThreads) {
@@ -99,7 +99,6 @@ __device__ __noinline__ void mark_active_responses(const LogitsLaunch& launch) {
             store(state, static_cast<uint8_t>(found | kRowActive));
         }
     }
-    __syncthreads();
 }
 
 // Thread 0 of each team's first block leaves its sums; the last block of all makes the results.
@@ -117,8 +116,7 @@ __device__ __forceinline__ void finish_logits(const LogitsLaunch& launch, const 
     const RowCounts rows = finish_rows(launch.loss);
     reduce_range(launch.loss.plan.partials, 0, plan.num_teams, totals.warp_sums);
     if (threadIdx.x == 0) publish(launch.loss, rows, totals.warp_sums);
-    // The loss that the entropy joins is stored.
-    __syncthreads();
+    // Thread 0 has published the loss that it adds the entropy to.
     if (warp_index() == 0) publish_entropy(launch);
 }
 
