@@ -119,20 +119,20 @@ __device__ __forceinline__ SoftmaxSums shifted(const SoftmaxSums& sums, float sh
 }
 
 // The stored sums are relative to a logit, as the formulas in qae.h say, and not to the rounded shift:
-// what the rounding took is put back. It is more than a part of 1 only where the shift itself stands
-// for no logit at all.
+// what the rounding took is put back. Without a finite logit there is nothing to be relative to.
 __device__ __forceinline__ qae_softmax_stats to_stats(const SoftmaxSums& sums, float own_logit,
                                                       float scale) {
-    const float max_logit = fminf(fmaxf(sums.shift / scale, -kMaxFloat), kMaxFloat);
-    const float residue = clamp(fmaf(-max_logit, scale, sums.shift), -1.0f, 1.0f);
-    const SoftmaxSums exact = shifted(sums, sums.shift, residue);
+    if (sums.sum == 0.0f) return {-kMaxFloat, 0.0f, 0.0f, own_logit};
+    const float max_logit = clamp(sums.shift / scale, -kMaxFloat, kMaxFloat);
+    const SoftmaxSums exact = shifted(sums, sums.shift, fmaf(-max_logit, scale, sums.shift));
     return {max_logit, exact.sum, exact.sum_d * kLn2, own_logit};
 }
 
 __device__ __forceinline__ SoftmaxSums to_sums(const qae_softmax_stats& stats, float scale) {
-    const float shift = fminf(fmaxf(stats.max_logit * scale, -kMaxFloat), kMaxFloat);
-    const float residue = clamp(fmaf(stats.max_logit, scale, -shift), -1.0f, 1.0f);
-    return shifted({shift, stats.sum_exp, stats.sum_exp_z * (1.0f / kLn2)}, shift, residue);
+    if (stats.sum_exp == 0.0f) return SoftmaxSums();
+    const float shift = clamp(stats.max_logit * scale, -kMaxFloat, kMaxFloat);
+    return shifted({shift, stats.sum_exp, stats.sum_exp_z * (1.0f / kLn2)}, shift,
+                   fmaf(stats.max_logit, scale, -shift));
 }
 
 template <class T, bool kByWarp>

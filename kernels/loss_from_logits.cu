@@ -14,12 +14,13 @@
 // Results: thread 0 of the team's first block stores a row's numbers and keeps the sums.
 // Synchronization: one cluster barrier a row; a block barrier for each chunk that leaves; a ticket at
 //   the end, whose last block reduces the teams' sums and writes the metrics.
-// Determinism: fixed order within a thread, a warp, a cluster; a team's rows are its own, in order. The
-//   grid depends on the GPU, and so do the last bits of the sums over rows; rows do not.
+// Determinism: fixed order within a thread, a warp, a cluster; a team's rows are its own, in order. How
+//   many teams there are, and how many blocks share a row, depends on the GPU (and on the policy and the
+//   largest group, which take shared memory), and so do the last bits.
 // Bytes per row that acts: read once, written once; an inactive row is written (zero fill) or not
 //   touched. Without clusters: what exceeds a block's shared memory is read twice. GSPO needs a
 //   response's ratio before its first gradient: a launch before measures the log-probs, which is one
-//   more read.
+//   more read, and a small one takes their means.
 #include "loss_from_logits_block.cuh"
 #include "loss_from_logits_cluster.cuh"
 
@@ -138,6 +139,9 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
     compute_cluster<T>(launch, shared_cast<uint8_t>(dynamic), totals);
     if (launch.plan.pass != kPassLoss) return;
     finish_logits(launch, totals, cluster_rank() == 0);
+#else
+    // Never launched: has_cluster_code.
+    (void)launch;
 #endif
 }
 
@@ -152,6 +156,26 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
     compute_block<T>(launch, shared_cast<uint8_t>(dynamic), totals);
     if (launch.plan.pass != kPassLoss) return;
     finish_logits(launch, totals, true);
+}
+
+// GSPO: the mean log-ratio of every response that needs one, between the launch that measures the
+// log-probs and the one that uses them; a warp each.
+__global__ void __launch_bounds__(kBlockThreads)
+    loss_from_logits_sequence(const __grid_constant__ LogitsLaunch launch) {
+    QAE_DYNAMIC_SHARED(float, stages);
+    const qae_loss_from_log_probs_params& params = launch.loss.params;
+    const SharedPointer<float> stage = stages + warp_index() * launch.plan.stage_floats;
+    const int64_t num_warps = static_cast<int64_t>(gridDim.x) * kBlockWarps;
+    for (int64_t response = static_cast<int64_t>(blockIdx.x) * kBlockWarps + warp_index();
+         response < params.layout.num_rows; response += num_warps) {
+        const ResponseTerms terms = describe_response(launch, response, stage);
+        const bool needs_ratio = terms.carries || params.metrics_scope == QAE_METRICS_ALL;
+        float mean = 0.0f;
+        if (needs_ratio && terms.num_counted > 0) {
+            mean = sequence_log_ratio(launch, response, terms);
+        }
+        if (lane_index() == 0) store(launch.plan.sequence_log_ratio + response, mean);
+    }
 }
 
 // COMPACT: how many rows of d_logits come before each response's; a launch of its own, since all
@@ -172,7 +196,7 @@ __global__ void __launch_bounds__(kBlockThreads)
         const RowExtent extent = row_extent_uniform(params.layout, response);
         int64_t count = 0;
         if (advantage != 0.0f || acts_on_all(launch)) {
-            count = count_slots(launch, response, 0, extent.num_valid, advantage, true);
+            count = count_slots(launch, response, extent.num_valid, advantage, true);
         }
         if (lane_index() == 0) store(begin + response, count);
     }
@@ -203,7 +227,8 @@ __global__ void __launch_bounds__(kBlockThreads)
         before += count;
     }
     if (threadIdx.x == kBlockThreads - 1 && launch.params.active_slot_count != nullptr) {
-        store(launch.params.active_slot_count, before);
+        const int64_t num_slots = params.layout.num_slots;
+        store(launch.params.active_slot_count, before < num_slots ? before : num_slots);
     }
 }
 

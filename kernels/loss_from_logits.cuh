@@ -34,6 +34,7 @@ struct LogitsPlan {
     EntropySums* entropy_partials;  // [num_teams]
     int64_t* compact_begin;         // [num_rows + 1] COMPACT: gradient rows before each response
     float* measured;                // GSPO: log-probs, as the log-prob tensors
+    float* sequence_log_ratio;      // GSPO: [num_rows]
     unsigned* compact_ticket;
 };
 
@@ -71,7 +72,8 @@ constexpr int kSlotCarries = 8;
 struct ResponseTerms {
     int64_t begin;  // of its slots, among all
     int64_t num_slots;
-    int64_t num_valid;  // leading slots that can be valid
+    int64_t num_valid;    // leading slots that can be valid
+    int64_t num_counted;  // those that are, where something needs their number
     int64_t compact_begin;
     float advantage, share, sequence_log_ratio;
     bool acts;
@@ -149,26 +151,23 @@ __device__ __forceinline__ float token_advantage(const LogitsLaunch& launch, int
     return 0.0f;
 }
 
-// Of the slots [begin, end) of a response, by a warp: those that are valid or, if `acting`, that act.
+// Of the first `end` slots of a response, by a warp: those that are valid or, if `acting`, that act.
 __device__ __forceinline__ int64_t count_slots(const LogitsLaunch& launch, int64_t response,
-                                               int64_t begin, int64_t end, float advantage,
-                                               bool acting) {
+                                               int64_t end, float advantage, bool acting) {
     const qae_loss_from_log_probs_params& params = launch.loss.params;
     const qae_layout& layout = params.layout;
     const bool by_token =
         acting && params.advantage_source == QAE_ADVANTAGE_PER_TOKEN && !acts_on_all(launch);
-    if (layout.mask == nullptr && !by_token) return end > begin ? end - begin : 0;
+    if (layout.mask == nullptr && !by_token) return end;
     const bool is_packed = layout.offsets != nullptr;
     const int64_t mask_begin =
         is_packed ? load_uniform(layout.offsets + response) : response * layout.mask_row_stride;
+    if (!by_token) return __reduce_add_sync(kFullWarp, count_mask(layout.mask + mask_begin, end));
     const int64_t input_begin = is_packed ? mask_begin : response * layout.row_stride;
     unsigned count = 0;
-    for (int64_t t = begin + lane_index(); t < end; t += kWarpThreads) {
-        bool counts = !is_masked_out(layout, mask_begin + t);
-        if (by_token) {
-            counts = counts && token_advantage(launch, input_begin + t, advantage, false) != 0.0f;
-        }
-        count += counts;
+    for (int64_t t = lane_index(); t < end; t += kWarpThreads) {
+        count += !is_masked_out(layout, mask_begin + t) &&
+                 token_advantage(launch, input_begin + t, advantage, false) != 0.0f;
     }
     return __reduce_add_sync(kFullWarp, count);
 }
@@ -193,8 +192,7 @@ __device__ __forceinline__ bool has_active_token(const LogitsLaunch& launch, int
 // The mean log-ratio of a response's valid tokens (GSPO 2507.18071), from measured log-probs, by a
 // warp. A token that is not finite makes it not finite.
 __device__ __forceinline__ float sequence_log_ratio(const LogitsLaunch& launch, int64_t response,
-                                                    const ResponseTerms& terms,
-                                                    int64_t num_counted) {
+                                                    const ResponseTerms& terms) {
     const qae_loss_from_log_probs_params& params = launch.loss.params;
     const qae_layout& layout = params.layout;
     const bool is_packed = layout.offsets != nullptr;
@@ -207,7 +205,7 @@ __device__ __forceinline__ float sequence_log_ratio(const LogitsLaunch& launch, 
         sum += static_cast<double>(log_prob -
                                    load_as_float(params.old_log_prob, params.dtype, input + t));
     }
-    return static_cast<float>(warp_sum(sum) / static_cast<double>(num_counted));
+    return static_cast<float>(warp_sum(sum) / static_cast<double>(terms.num_counted));
 }
 
 // A warp describes a response.
@@ -230,16 +228,14 @@ __device__ __noinline__ ResponseTerms describe_response(const LogitsLaunch& laun
         terms.compact_begin = load_uniform(launch.plan.compact_begin + response);
     }
     if (params.aggregation != QAE_SEQ_MEAN_TOKEN_MEAN && !is_gspo) return terms;
-    const int64_t counted =
-        count_slots(launch, response, 0, terms.num_valid, terms.advantage, false);
-    if (counted == 0) return terms;
+    terms.num_counted = count_slots(launch, response, terms.num_valid, terms.advantage, false);
+    if (terms.num_counted == 0) return terms;
     terms.carries = is_gspo && has_active_token(launch, response, extent, terms.advantage);
     if (params.aggregation == QAE_SEQ_MEAN_TOKEN_MEAN) {
-        terms.share = static_cast<float>(1.0 / static_cast<double>(counted));
+        terms.share = static_cast<float>(1.0 / static_cast<double>(terms.num_counted));
     }
-    const bool needs_ratio = terms.carries || params.metrics_scope == QAE_METRICS_ALL;
-    if (is_gspo && needs_ratio && launch.plan.pass == kPassLoss) {
-        terms.sequence_log_ratio = sequence_log_ratio(launch, response, terms, counted);
+    if (is_gspo && launch.plan.pass == kPassLoss) {
+        terms.sequence_log_ratio = load_uniform(launch.plan.sequence_log_ratio + response);
     }
     return terms;
 }
@@ -291,7 +287,7 @@ __device__ __forceinline__ SlotRecord make_record(const LogitsLaunch& launch,
 __device__ __forceinline__ int64_t compact_row(const LogitsLaunch& launch, const SlotPlace& place,
                                                const ResponseTerms& terms) {
     return terms.compact_begin +
-           count_slots(launch, place.response, 0, place.position, terms.advantage, true);
+           count_slots(launch, place.response, place.position, terms.advantage, true);
 }
 
 // Outputs of a slot that is not read.
@@ -351,7 +347,9 @@ __device__ __noinline__ void describe_slots(const LogitsLaunch& launch, int64_t 
             if (lane_index() != lane) continue;
             record.gradient = row * launch.params.d_row_stride;
             if (row >= launch.params.compact_rows) record.flags &= ~kSlotWrites;
-            if (stores && launch.params.active_slots != nullptr) {
+            // Offsets that overlap could count further than there are slots.
+            const bool is_listed = row < params.layout.num_slots;
+            if (stores && is_listed && launch.params.active_slots != nullptr) {
                 store(launch.params.active_slots + row, slot);
             }
         }

@@ -16,6 +16,11 @@ struct BlockRows {
     const float factor;
     int row_parity = 0;
 
+    // What is read again may stay in the L2 cache until then.
+    __device__ __forceinline__ uint4 load_vector(const uint4* whole, int i) const {
+        return i < launch.plan.held_vectors ? load_streaming(whole + i) : load_coherent(whole + i);
+    }
+
     // The thread's part of the row; what is held is read by the same thread again, so that no barrier
     // is needed for it.
     __device__ __forceinline__ SoftmaxSums sum_part(const T* row, const RowVectors& vectors) const {
@@ -30,7 +35,7 @@ struct BlockRows {
             uint4 words[kVectorsInFlight];
 #pragma unroll
             for (int j = 0; j < kVectorsInFlight; ++j) {
-                words[j] = load_streaming(whole + i + j * kBlockThreads);
+                words[j] = load_vector(whole, i + j * kBlockThreads);
             }
 #pragma unroll
             for (int j = 0; j < kVectorsInFlight; ++j) {
@@ -39,7 +44,7 @@ struct BlockRows {
             accumulate_vectors<T>(sums, words, scale);
         }
         for (; i < vectors.num_vectors; i += kBlockThreads) {
-            const uint4 word = load_streaming(whole + i);
+            const uint4 word = load_vector(whole, i);
             if (i < num_held) held[i] = word;
             accumulate_vector<T>(sums, word, scale);
         }

@@ -141,6 +141,15 @@ struct RingFeeder {
         if (!has_store) load_next();
     }
 
+    // The load that waits for the last store: once a row has begun, nothing is released for a while,
+    // and the freed chunk would stay empty meanwhile.
+    __device__ __forceinline__ void catch_up() {
+        if (!has_store) return;
+        bulk_wait_read<0>();
+        load_next();
+        has_store = false;
+    }
+
     __device__ __forceinline__ void finish() {
         bulk_wait_read<0>();
         has_store = false;
@@ -167,7 +176,8 @@ struct ClusterRows {
     float edge_logit = 0.0f;
 
     // All threads: the sums of the thread's part of the slice.
-    __device__ __forceinline__ SoftmaxSums sum_slice(const RowSlice<T>& slice) {
+    __device__ __forceinline__ SoftmaxSums sum_slice(const RowSlice<T>& slice,
+                                                     RingFeeder<T>& feeder) {
         const float scale = launch.plan.scale;
         SoftmaxSums sums;
         // The few elements outside whole vectors belong to the first block.
@@ -181,6 +191,7 @@ struct ClusterRows {
         RingPlace place = consumed;
         for (int chunk = 0; chunk < launch.plan.slice_chunks; ++chunk) {
             mbarrier_wait(ring.landed + place.chunk, place.parity);
+            if (chunk == 0 && thread == 0) feeder.catch_up();
             const SharedPointer<uint4> vectors = ring.vectors(place.chunk);
             const int size = slice.chunk_size(chunk);
             if (size == kChunkVectors) {
@@ -224,9 +235,9 @@ struct ClusterRows {
 
     // The sums of the whole row and its token's logit, the same in all threads of the cluster.
     __device__ __forceinline__ SoftmaxSums sum_row(const RowSlice<T>& slice, int column,
-                                                   float& own_logit) {
+                                                   float& own_logit, RingFeeder<T>& feeder) {
         const int cluster = launch.plan.cluster;
-        const SoftmaxSums of_warp = warp_softmax(sum_slice(slice));
+        const SoftmaxSums of_warp = warp_softmax(sum_slice(slice, feeder));
         const SharedPointer<float4> partials = exchange.partials + row_parity * kExchangePartials;
         const SharedPointer<float> own = exchange.own_logit + row_parity;
         const int lane = lane_index();
@@ -239,8 +250,13 @@ struct ClusterRows {
                 store_remote(own, static_cast<unsigned>(lane), logit);
             }
         }
-        cluster_arrive();
-        cluster_wait();
+        // A release to a cluster waits for all of the thread's stores; a block alone needs none.
+        if (cluster == 1) {
+            __syncthreads();
+        } else {
+            cluster_arrive();
+            cluster_wait();
+        }
         SoftmaxSums sums;
         for (int i = lane; i < cluster * kBlockWarps; i += kWarpThreads) {
             const float4 partial = partials[i];
@@ -346,7 +362,7 @@ struct ClusterRows {
                                             const BlockSums& totals) {
         const RowSlice<T> slice(launch, record, rank);
         float own_logit;
-        const SoftmaxSums softmax = sum_row(slice, record.column, own_logit);
+        const SoftmaxSums softmax = sum_row(slice, record.column, own_logit, feeder);
         if (launch.plan.pass == kPassMeasure) {
             measure_row(launch, record, softmax, own_logit, rank);
             skip_slice(feeder);

@@ -20,7 +20,7 @@ struct RowsPolicy {
     // Shared memory that the kernels declare themselves, and what the system takes of each block.
     static constexpr size_t kStaticShared = 12 * 1024, kReservedShared = 1024;
     static constexpr int64_t kMaxTeams = 1024;
-    static constexpr int64_t kMaxCompactBlocks = 1024;
+    static constexpr int64_t kMaxResponseBlocks = 1024;
 };
 
 struct PlannedLogits {
@@ -70,8 +70,6 @@ inline int smallest_cluster(int64_t row_vectors, int64_t ring_chunks, int64_t pr
 }
 
 // Two blocks on an SM, or one, or whatever holds the row with the most to spare: the largest cluster.
-// One chunk beyond the slice is needed: the load of a row's last chunk waits for the release after
-// the one that frees its place (RingFeeder::release), which comes only with the next row.
 inline bool choose_cluster(const DeviceLimits& limits, int64_t row_vectors, LogitsPlan& plan) {
     const auto ring = [&](int blocks) {
         const int64_t room = dynamic_shared(limits, blocks) - stage_bytes(plan);
@@ -85,7 +83,7 @@ inline bool choose_cluster(const DeviceLimits& limits, int64_t row_vectors, Logi
     }
     if (plan.cluster == 0) plan.cluster = kMaxClusterBlocks;
     const int64_t slice = slice_chunks(row_vectors, plan.cluster);
-    if (slice + 1 > max_chunks) return false;
+    if (slice > max_chunks || max_chunks < 1) return false;
     plan.slice_vectors =
         static_cast<int32_t>(ceil_div(row_vectors, static_cast<int64_t>(plan.cluster)));
     plan.slice_chunks = static_cast<int32_t>(slice);
@@ -127,6 +125,7 @@ inline PlannedLogits plan_logits(const qae_loss_from_logits_params& params,
     launch.loss = of_tokens.launch;
     launch.loss.plan.num_units = 0;
     launch.params = params;
+    launch.params.logits.vocab_start = 0;
     planned.advantages = of_tokens.advantages;
     plan.scale = softmax_scale(params.logits.temperature);
     plan.stage_floats = launch.loss.plan.stage_floats;
@@ -149,9 +148,20 @@ inline PlannedLogits plan_logits(const qae_loss_from_logits_params& params,
         const int64_t padded =
             layout.num_rows > 0 ? (layout.num_rows - 1) * layout.row_stride + layout.width : 0;
         plan.measured = cursor.take<float>(layout.offsets != nullptr ? layout.num_slots : padded);
+        plan.sequence_log_ratio = cursor.take<float>(layout.num_rows);
     }
     planned.workspace_bytes = cursor.used;
     return planned;
+}
+
+// The gradient's rows of one response do not reach into the next response's.
+inline bool has_valid_response_strides(const qae_loss_from_logits_params& params) {
+    const qae_layout& layout = params.loss.layout;
+    const bool is_padded = layout.offsets == nullptr && params.slot_response == nullptr;
+    if (!is_padded || layout.num_rows < 2 || layout.width < 1) return true;
+    const int64_t extent = (layout.width - 1) * params.d_row_stride + params.logits.vocab_size;
+    return params.logits.response_stride >= 0 &&
+           (is_compact(params) || params.d_response_stride >= extent);
 }
 
 inline bool is_valid(const qae_loss_from_logits_params& params) {
@@ -167,6 +177,7 @@ inline bool is_valid(const qae_loss_from_logits_params& params) {
         // Its slots are those of one row, as far as strides go.
         const bool fits = layout.offsets == nullptr && layout.lengths == nullptr;
         if (!fits || layout.num_rows < 0 || layout.num_rows > kMaxGrid) return false;
+        if (layout.num_slots < 0 || layout.num_slots > kMaxSlots) return false;
         layout.num_rows = 1;
         layout.width = layout.num_slots < kMaxGrid ? layout.num_slots : kMaxGrid;
         layout.num_slots = layout.width;
@@ -181,7 +192,7 @@ inline bool is_valid(const qae_loss_from_logits_params& params) {
     return is_valid(tokens) && is_valid_logits(logits) && !(is_indexed && needs_responses) &&
            in_range(params.loss.inactive_gradient, QAE_INACTIVE_COMPACT) &&
            in_range(params.row_policy, QAE_ROW_BLOCK) && std::isfinite(params.entropy_coef) &&
-           params.d_row_stride >= params.logits.vocab_size &&
+           params.d_row_stride >= params.logits.vocab_size && has_valid_response_strides(params) &&
            (!has_slots || params.d_logits != nullptr) && is_aligned(params.d_logits, bytes) &&
            params.metrics != nullptr &&
            (!is_compact(params) ||
@@ -225,12 +236,14 @@ inline qae_result launch_dtype(PlannedLogits& planned, const DeviceLimits& limit
     }
 }
 
-inline qae_result launch_compact(const PlannedLogits& planned, void* stream) {
+// A small kernel with a warp for each response.
+inline qae_result launch_responses(const char* name, void (*kernel)(LogitsLaunch),
+                                   const PlannedLogits& planned, void* stream) {
     const int64_t num_rows = planned.launch.loss.params.layout.num_rows;
     const int64_t grid = clamp_of(ceil_div(num_rows, static_cast<int64_t>(kBlockWarps)), 1,
-                                  RowsPolicy::kMaxCompactBlocks);
-    return launch("loss_from_logits_compact", loss_from_logits_compact, grid,
-                  static_cast<size_t>(stage_bytes(planned.launch.plan)), stream, planned.launch);
+                                  RowsPolicy::kMaxResponseBlocks);
+    return launch(name, kernel, grid, static_cast<size_t>(stage_bytes(planned.launch.plan)), stream,
+                  planned.launch);
 }
 
 }  // namespace QAE_NAMESPACE
@@ -247,16 +260,25 @@ extern "C" qae_result QAE_API(loss_from_logits)(const qae_loss_from_logits_param
     DeviceLimits limits = {};
     qae_result result = device_limits(limits);
     if (result != QAE_OK) return result;
+    // Code for an older GPU than this one is plain code.
+    if (!has_code_for(loss_from_logits_cluster<float>, 90)) limits.capability_major = 8;
     PlannedLogits planned = plan_logits(*params, limits);
     if (params->loss.workspace_bytes < planned.workspace_bytes) return QAE_WORKSPACE_TOO_SMALL;
     if (params->row_policy == QAE_ROW_CLUSTER && !planned.in_clusters) return QAE_INVALID_ARGUMENT;
     if (needs_advantages_launch(params->loss)) {
         result = launch_advantages(planned.advantages, stream);
     }
-    if (result == QAE_OK && is_compact(*params)) result = launch_compact(planned, stream);
+    if (result == QAE_OK && is_compact(*params)) {
+        result =
+            launch_responses("loss_from_logits_compact", loss_from_logits_compact, planned, stream);
+    }
     if (result == QAE_OK && is_gspo(*params)) {
         planned.launch.plan.pass = kPassMeasure;
         result = launch_dtype(planned, limits, stream);
+        if (result == QAE_OK) {
+            result = launch_responses("loss_from_logits_sequence", loss_from_logits_sequence,
+                                      planned, stream);
+        }
         planned.launch.plan.pass = kPassLoss;
     }
     return result == QAE_OK ? launch_dtype(planned, limits, stream) : result;

@@ -240,9 +240,10 @@ typedef struct qae_logits {
  * Two shards a and b merge to max = max(a.max, b.max), and with s = exp((shard.max - max) / T),
  * sum_exp += s * shard.sum_exp and
  * sum_exp_z += s * (shard.sum_exp_z + shard.sum_exp * (shard.max - max) / T).
- * A row is unusable if sum_exp is 0 or not finite: a NaN or +inf logit, or -inf everywhere. */
+ * A row is unusable if sum_exp is 0 or not finite: a NaN or +inf logit, -inf everywhere, or finite
+ * logits beyond FLT_MAX T / log2(e). */
 typedef struct qae_softmax_stats {
-    float max_logit; /* of the finite logits; -FLT_MAX if there is none */
+    float max_logit; /* of the logits, to one rounding; -FLT_MAX if none is finite */
     float sum_exp;   /* sum of exp((x - max_logit) / T) */
     float sum_exp_z; /* sum of exp((x - max_logit) / T) * (x - max_logit) / T, nats */
     float own_logit; /* of the row's token; -inf if this shard does not hold it */
@@ -276,7 +277,8 @@ typedef struct qae_merge_softmax_stats_params {
 
 /* log_probs_from_logits_backward: d_logits = (g (1[token] - p) - h p (z - sum p z)) / T with
  * g = d_log_prob and h = d_entropy. Rows whose g and h are both 0 are not read. g or h that is not
- * finite, g of a token whose own logit is -inf, and unusable rows count as 0. */
+ * finite, g of a token whose own logit is -inf or whose id is outside the vocabulary, and unusable
+ * rows count as 0. */
 typedef struct qae_log_probs_from_logits_backward_params {
     qae_logits logits;              /* as in the forward pass, still holding the logits */
     const qae_softmax_stats* stats; /* [num_rows] of the whole vocabulary */
@@ -318,7 +320,8 @@ typedef struct qae_loss_from_logits_params {
     void* d_logits;             /* of the logits' dtype; may be logits.values with its strides, but
                                      not with COMPACT */
     int64_t d_row_stride;       /* elements, >= vocab_size */
-    int64_t d_response_stride;  /* elements; padded only, not with COMPACT */
+    int64_t d_response_stride;  /* elements; rows must not overlap; padded only, not with
+                                     COMPACT */
     int64_t compact_rows;       /* COMPACT: rows that d_logits has room for; rows beyond are not
                                      written, though counted in active_slot_count */
     int64_t* active_slots;      /* [num_slots] or NULL: the slots with a gradient, ascending;

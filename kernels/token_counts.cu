@@ -17,28 +17,6 @@ struct TokenCountsWorkspace {
     unsigned ticket, unused;
 };
 
-// Non-zero bytes among the row's leading `num_valid` mask bytes, of one lane.
-__device__ __forceinline__ unsigned count_mask(const uint8_t* mask, int64_t num_valid) {
-    constexpr int kVector = 16;
-    const int misalignment = static_cast<int>(reinterpret_cast<uintptr_t>(mask) % kVector);
-    const int64_t head = misalignment == 0 ? 0 : kVector - misalignment;
-    const int64_t body_begin = head < num_valid ? head : num_valid;
-    const int64_t num_vectors = (num_valid - body_begin) / kVector;
-    const int64_t tail_begin = body_begin + num_vectors * kVector;
-    unsigned count = 0;
-    for (int64_t i = lane_index(); i < num_vectors; i += kWarpThreads) {
-        Fragment<uint8_t, kVector> bytes;
-        bytes.load(mask + body_begin, i * kVector);
-#pragma unroll
-        for (int j = 0; j < kVector; ++j) count += bytes.values[j] != 0;
-    }
-    for (int64_t i = lane_index(); i < body_begin; i += kWarpThreads) count += load(mask + i) != 0;
-    for (int64_t i = tail_begin + lane_index(); i < num_valid; i += kWarpThreads) {
-        count += load(mask + i) != 0;
-    }
-    return count;
-}
-
 __global__ void __launch_bounds__(kBlockThreads)
     token_counts(const qae_token_counts_params params) {
     QAE_SHARED(unsigned, last_flag, 1);

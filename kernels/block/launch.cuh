@@ -16,6 +16,22 @@ inline bool is_aligned(const void* pointer, int64_t bytes) {
     return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
 }
 
+// Whether the code that the current device runs was compiled for this compute capability (times 10) or
+// a newer one: what older code lacks, the kernel does not have on a newer device either.
+template <class... Params>
+bool has_code_for(void (*kernel)(Params...), int capability) {
+#if defined(QAE_EMULATOR)
+    (void)kernel;
+    (void)capability;
+    return true;
+#else
+    cudaFuncAttributes attributes;
+    const cudaError_t error =
+        cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+    return error == cudaSuccess && attributes.ptxVersion >= capability;
+#endif
+}
+
 // What a plan needs to know of the current device.
 struct DeviceLimits {
     int num_sms;
@@ -88,20 +104,23 @@ qae_result launch(const char* name, void (*kernel)(Params...), int64_t grid, siz
 }
 
 #if !defined(QAE_EMULATOR)
-// A launch of clusters; `attribute` outlives the configuration that points to it.
-inline cudaLaunchConfig_t cluster_config(cudaLaunchAttribute& attribute, unsigned blocks,
+// A launch of clusters; `attributes` outlives the configuration that points to it.
+inline cudaLaunchConfig_t cluster_config(cudaLaunchAttribute (&attributes)[2], unsigned blocks,
                                          unsigned cluster, size_t shared_bytes, void* stream) {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = cluster;
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim.x = cluster;
+    attributes[0].val.clusterDim.y = 1;
+    attributes[0].val.clusterDim.z = 1;
+    // Blocks of one cluster wait together; on one SM, they would leave it idle together.
+    attributes[1].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+    attributes[1].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicySpread;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(blocks);
     config.blockDim = dim3(kBlockThreads);
     config.dynamicSmemBytes = shared_bytes;
     config.stream = static_cast<cudaStream_t>(stream);
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+    config.attrs = attributes;
+    config.numAttrs = 2;
     return config;
 }
 #endif
@@ -119,9 +138,9 @@ qae_result resident_clusters(void (*kernel)(Params...), const DeviceLimits& limi
     (void)limits;
     cudaError_t error = allow_shared(kernel, max_shared_bytes);
     if (error != cudaSuccess) return -static_cast<qae_result>(error);
-    cudaLaunchAttribute attribute;
+    cudaLaunchAttribute attributes[2];
     const cudaLaunchConfig_t config =
-        cluster_config(attribute, static_cast<unsigned>(cluster), static_cast<unsigned>(cluster),
+        cluster_config(attributes, static_cast<unsigned>(cluster), static_cast<unsigned>(cluster),
                        shared_bytes, nullptr);
     error = cudaOccupancyMaxActiveClusters(&count, reinterpret_cast<const void*>(kernel), &config);
     if (error != cudaSuccess) return -static_cast<qae_result>(error);
@@ -141,9 +160,9 @@ qae_result launch_clusters(const char* name, void (*kernel)(Params...), int num_
                                          params...);
 #else
     (void)name;
-    cudaLaunchAttribute attribute;
+    cudaLaunchAttribute attributes[2];
     const cudaLaunchConfig_t config =
-        cluster_config(attribute, blocks, static_cast<unsigned>(cluster), shared_bytes, stream);
+        cluster_config(attributes, blocks, static_cast<unsigned>(cluster), shared_bytes, stream);
     void* arguments[] = {&params...};
     const cudaError_t error =
         cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments);

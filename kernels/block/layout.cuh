@@ -54,4 +54,34 @@ __host__ __device__ __forceinline__ int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
+// Bytes of a word that are not 0.
+__device__ __forceinline__ unsigned count_nonzero_bytes(unsigned word) {
+    const unsigned low_bits = (word & 0x7f7f7f7fu) + 0x7f7f7f7fu;
+    return static_cast<unsigned>(__popc((low_bits | word) & 0x80808080u));
+}
+
+// Non-zero bytes among the leading `num_valid` bytes of a mask, one lane's share of a warp's count.
+__device__ __forceinline__ unsigned count_mask(const uint8_t* mask, int64_t num_valid) {
+    constexpr int kVector = 16;
+    const int misalignment = static_cast<int>(reinterpret_cast<uintptr_t>(mask) % kVector);
+    const int64_t head = misalignment == 0 ? 0 : kVector - misalignment;
+    const int64_t body_begin = head < num_valid ? head : num_valid;
+    const int64_t num_vectors = (num_valid - body_begin) / kVector;
+    const int64_t tail_begin = body_begin + num_vectors * kVector;
+    const uint4* const vectors = reinterpret_cast<const uint4*>(mask + body_begin);
+    unsigned count = 0;
+    // Unrolled, so that several loads are on their way: a long row would wait for each otherwise.
+#pragma unroll 4
+    for (int64_t i = lane_index(); i < num_vectors; i += kWarpThreads) {
+        const uint4 bytes = load(vectors + i);
+        count += count_nonzero_bytes(bytes.x) + count_nonzero_bytes(bytes.y) +
+                 count_nonzero_bytes(bytes.z) + count_nonzero_bytes(bytes.w);
+    }
+    for (int64_t i = lane_index(); i < body_begin; i += kWarpThreads) count += load(mask + i) != 0;
+    for (int64_t i = tail_begin + lane_index(); i < num_valid; i += kWarpThreads) {
+        count += load(mask + i) != 0;
+    }
+    return count;
+}
+
 }  // namespace QAE_NAMESPACE
