@@ -45,12 +45,13 @@ fn main() -> Result<(), Error> {
         ("own shared vectors", 1, true),
         ("shared words of 8 readers", 8, false),
     ] {
-        let (block, steps) = (256, 10_000);
+        let (block, steps) = (256, 10_000_u32);
         let mut out = device.alloc::<f32>(block as usize, "out")?;
         let start = Instant::now();
         device.launch(|| {
+            let steps = steps.cast_signed();
             // SAFETY: the emulator checks every access.
-            unsafe { qae_emu_test_shared_steps(out.as_mut_ptr(), 10_000, readers, vectors) }
+            unsafe { qae_emu_test_shared_steps(out.as_mut_ptr(), steps, readers, vectors) }
         })?;
         report(what, block, 16 * steps, start);
     }

@@ -8,6 +8,7 @@
 //  * global memory is read and written through qae_emulator::load and store only;
 //  * shared memory is declared with QAE_SHARED / QAE_DYNAMIC_SHARED, and `name[i]` is a proxy:
 //    write `float v = name[i]`, never `auto v = name[i]`, and no `name[i].member`;
+//  * clusters, mbarriers and bulk copies are the functions of cluster.hpp and bulk.hpp;
 //  * float atomics do not exist, because the kernels give the same bits on every run.
 #pragma once
 

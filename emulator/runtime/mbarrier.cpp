@@ -13,13 +13,13 @@ template <class Visit>
 void for_cells_of(SharedRegion& region, int64_t offset, Visit visit) {
     const uint64_t line = static_cast<uint64_t>(offset) / kLineBytes;
     const uint64_t within = static_cast<uint64_t>(offset) % kLineBytes;
-    SharedCell& whole = region.lines[line];
-    if (whole.write != SharedRegion::kSplit) {
-        visit(whole);
+    if (!region.is_split(line)) {
+        visit(region.lines[line]);
         return;
     }
-    for (uint64_t byte = within; byte < within + sizeof(uint64_t); byte += 1u << whole.read) {
-        visit(region.cells_of(line)[byte >> whole.read]);
+    const unsigned shift = region.shift_of(line);
+    for (uint64_t byte = within; byte < within + sizeof(uint64_t); byte += uint64_t{1} << shift) {
+        visit(region.cells_of(line)[byte >> shift]);
     }
 }
 

@@ -15,12 +15,13 @@ struct SharedCell {
     uint64_t read;
 };
 
-constexpr uint64_t kLineBytes = 16;
+constexpr unsigned kLineShift = 4;
+constexpr uint64_t kLineBytes = uint64_t{1} << kLineShift;
 
-// Bytes are recorded in lines of 16. A line that is accessed as a whole has one record; the first
+// Bytes are recorded in lines of 16. A line that is accessed as a whole has one cell; the first
 // narrower access splits it into granules, and the next write of all of it joins them again.
 struct SharedRegion {
-    // In place of a split line's write; its read is then the logarithm of the granule.
+    // In place of a split line's write.
     static constexpr uint64_t kSplit = ~uint64_t{0};
 
     const void* site;
@@ -38,6 +39,15 @@ struct SharedRegion {
     // Bulk stores that have yet to read their source, which is here.
     unsigned unread_stores;
 
+    bool is_split(uint64_t line) const { return lines[line].write == kSplit; }
+    // Nobody's record, which no patch of earlier records takes for its own.
+    void mark_split(uint64_t line, unsigned shift) {
+        lines[line] = {kSplit, make_record(shift, kNobody)};
+    }
+    // The logarithm of a split line's granules.
+    unsigned shift_of(uint64_t line) const {
+        return static_cast<unsigned>(stamp_of(lines[line].read));
+    }
     SharedCell* cells_of(uint64_t line) const { return cells.get() + line * kLineBytes; }
 
     // Calls `visit` with the cells of whole lines.
@@ -45,11 +55,11 @@ struct SharedRegion {
     void for_cells(int64_t offset, uint64_t size, Visit visit) {
         const auto first = static_cast<uint64_t>(offset) / kLineBytes;
         for (uint64_t line = first; line < first + size / kLineBytes; ++line) {
-            if (lines[line].write != kSplit) {
+            if (!is_split(line)) {
                 visit(lines[line]);
                 continue;
             }
-            for (uint64_t granule = 0; granule < kLineBytes >> lines[line].read; ++granule) {
+            for (uint64_t granule = 0; granule < kLineBytes >> shift_of(line); ++granule) {
                 visit(cells_of(line)[granule]);
             }
         }

@@ -106,13 +106,12 @@ inline void touch(Context& device, Thread& thread, const SharedRegion& region, i
 
 // Gives a line granules of 1 << shift bytes, which are smaller than those it has.
 void split(Context& device, SharedRegion& region, uint64_t line, unsigned shift) {
-    SharedCell& whole = region.lines[line];
     SharedCell* cells = region.cells_of(line);
-    unsigned before = 4;
-    if (whole.write == SharedRegion::kSplit) {
-        before = static_cast<unsigned>(whole.read);
+    unsigned before = kLineShift;
+    if (region.is_split(line)) {
+        before = region.shift_of(line);
     } else {
-        cells[0] = whole;
+        cells[0] = region.lines[line];
     }
     // From the last granule on, as no copy lies before its original.
     const unsigned copies = 1u << (before - shift);
@@ -127,7 +126,7 @@ void split(Context& device, SharedRegion& region, uint64_t line, unsigned shift)
         device.sets.release(original.write);
         device.sets.release(original.read);
     }
-    whole = {SharedRegion::kSplit, shift};
+    region.mark_split(line, shift);
 }
 
 template <SharedAccess kAccess>
@@ -141,23 +140,24 @@ void touch_range(Context& device, Thread& thread, SharedRegion& region, int64_t 
         const uint64_t length = std::min(end - begin, kLineBytes - within);
         const auto part = static_cast<int64_t>(begin);
         begin += length;
-        SharedCell& whole = region.lines[line];
-        if (length == kLineBytes && whole.write != SharedRegion::kSplit) {
-            touch<kAccess>(device, thread, region, part, whole);
+        const bool is_whole = length == kLineBytes;
+        if (is_whole && !region.is_split(line)) {
+            touch<kAccess>(device, thread, region, part, region.lines[line]);
             continue;
         }
         const auto shift = static_cast<unsigned>(__builtin_ctzll(within | length));
-        if (whole.write != SharedRegion::kSplit || whole.read > shift) {
+        if (!region.is_split(line) || region.shift_of(line) > shift) {
             split(device, region, line, shift);
         }
         SharedCell* cells = region.cells_of(line);
-        for (uint64_t granule = within >> whole.read;
-             granule <= (within + length - 1) >> whole.read; ++granule) {
+        const unsigned granule_shift = region.shift_of(line);
+        for (uint64_t granule = within >> granule_shift;
+             granule <= (within + length - 1) >> granule_shift; ++granule) {
             touch<kAccess>(device, thread, region, part, cells[granule]);
         }
-        if (length == kLineBytes && kAccess == SharedAccess::Write) {
-            whole = cells[0];
-            note_late(device, thread, whole.write);
+        if (is_whole && kAccess == SharedAccess::Write) {
+            region.lines[line] = cells[0];
+            note_late(device, thread, region.lines[line].write);
         }
     }
 }

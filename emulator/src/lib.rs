@@ -4,10 +4,12 @@
 //! `include/qae_emulator.hpp` and run with one fiber per CUDA thread. Barriers, shuffles and votes
 //! are real; every access to global and shared memory is checked and counted. A launch fails on
 //! accesses out of bounds, misaligned accesses, reads of memory that was never written, races in
-//! shared memory, divergent barriers, a block leaving before a barrier, and shuffles that read a
-//! lane which takes no part.
+//! shared memory, divergent barriers, a block leaving before a barrier, shuffles that read a lane
+//! which takes no part, accesses to another block of the cluster before it has started or after it
+//! has exited, and bulk copies whose data is used too early, changed too early or not fenced.
 //!
-//! Blocks run one after another: missing fences and races through global memory stay unseen.
+//! The blocks of a cluster run together, clusters one after another: missing fences and races
+//! through global memory stay unseen.
 //!
 //! ```
 //! use qae_emulator::{Device, Options};

@@ -3,7 +3,9 @@
 //! Every launch goes through the same checks and params structs (`qae::params`) as on a GPU.
 
 mod gradient;
+mod log_prob_outputs;
 mod log_probs_from_logits;
+mod logit_rows;
 mod logits_outputs;
 mod loss_from_logits;
 mod memory;

@@ -64,7 +64,6 @@ fn clusters_sum_over_their_blocks() {
             ([16, 1, 1], 64, 8),
             ([6, 3, 2], 40, 3),
             ([4, 1, 1], 1, 4),
-            ([8, 1, 1], 1024, 8),
             ([5, 2, 1], 33, 1),
         ] {
             let (out, trace) = cluster_sum(&device, grid, block, cluster).unwrap();
@@ -83,6 +82,17 @@ fn clusters_sum_over_their_blocks() {
             assert_eq!(launch.shared_bytes, 4096 + 32);
         }
     }
+}
+
+#[test]
+fn clusters_have_up_to_8192_threads() {
+    let device = Device::new(Options {
+        order: Order::Random(3),
+        ..Options::default()
+    });
+    let (out, _) = cluster_sum(&device, [8, 1, 1], 1024, 8).unwrap();
+    let expected: usize = (0..8192).map(|i| i % 7).sum();
+    assert_eq!(out, vec![expected as f32; 8192]);
 }
 
 #[test]

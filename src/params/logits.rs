@@ -6,6 +6,9 @@ use crate::batch::shape::RowGrid;
 use crate::error::{Error, Result};
 use crate::sys;
 
+/// Columns that the kernels count in 32 bits, with a block's worth to spare.
+const MAX_VOCAB_SIZE: usize = 0x7fff_ff00;
+
 /// Rows of logits and the token of each.
 #[derive(Debug, Clone, Copy)]
 pub struct LogitsBuffers {
@@ -30,6 +33,13 @@ impl LogitsBuffers {
     /// The params of rows that lie in `grid`. `num_rows` and `width` are the caller's to set, where
     /// the kernel uses them.
     pub(super) fn params(&self, grid: &RowGrid, temperature: f64) -> Result<sys::qae_logits> {
+        if self.vocab_size > MAX_VOCAB_SIZE {
+            return Err(Error::invalid(
+                "vocab_size",
+                format!("at most {MAX_VOCAB_SIZE}"),
+                self.vocab_size,
+            ));
+        }
         if !matches!(self.token_id_bytes, 4 | 8) {
             return Err(Error::invalid(
                 "token_id_bytes",

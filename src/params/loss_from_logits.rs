@@ -114,7 +114,7 @@ pub fn loss_from_logits(
         loss: token_loss.params(config, normalizer)?,
         logits: inputs.logits.params(&grid, config.temperature)?,
         metrics: outputs.metrics.as_mut_ptr(),
-        entropy_coef: config.entropy_coef as f32,
+        entropy_coef: checked_entropy_coef(config.entropy_coef)?,
         row_policy: row_policy.code(),
         ..Default::default()
     };
@@ -125,6 +125,19 @@ pub fn loss_from_logits(
     outputs.set_token_tensors(&mut params, inputs)?;
     outputs.set_gradient(&mut params, inputs, &grid, config.gradient)?;
     Ok(params)
+}
+
+/// The coefficient in the kernels' f32.
+fn checked_entropy_coef(entropy_coef: f64) -> Result<f32> {
+    let rounded = entropy_coef as f32;
+    if rounded.is_finite() {
+        return Ok(rounded);
+    }
+    Err(Error::invalid(
+        "entropy_coef",
+        "a number that float32 holds",
+        entropy_coef,
+    ))
 }
 
 impl LogitsLayoutBuffers {
@@ -267,7 +280,7 @@ impl LogitsOutputs {
         Ok(())
     }
 
-    /// Rows back to back, as many as the tensor holds.
+    /// Rows one after another, as many as the tensor has room for.
     fn set_compact_gradient(
         &self,
         params: &mut sys::qae_loss_from_logits_params,
@@ -277,11 +290,12 @@ impl LogitsOutputs {
         let d_logits = self.gradient.d_logits;
         let vocab_size = inputs.logits.vocab_size;
         let row_stride = self.gradient.row_stride.unwrap_or(logits.row_stride);
+        // One row says what a stride has to be; more do not change that.
+        RowGrid::flat(1, row_stride).check("d_logits", vocab_size, vocab_size)?;
         let room = match d_logits.len.checked_sub(vocab_size) {
-            Some(rest) if row_stride >= vocab_size => rest / row_stride + 1,
-            _ => 0,
+            Some(rest) => rest / row_stride + 1,
+            None => 0,
         };
-        RowGrid::flat(room, row_stride).check("d_logits", vocab_size, d_logits.len)?;
         if self.gradient.response_stride.is_some() {
             return Err(Error::invalid(
                 "d_logits response stride",

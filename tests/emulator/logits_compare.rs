@@ -108,6 +108,9 @@ struct Errors<'a> {
     slots: Vec<Slot>,
     /// By element of the token tensors; the default where there is no usable row.
     rows: Vec<RowError>,
+    /// The largest of them.
+    of_log_prob: f64,
+    of_entropy: f64,
     /// Share of each element in the loss, with the gradient's scale.
     shares: Vec<f64>,
     /// The same batch from log-probs.
@@ -129,17 +132,16 @@ impl<'a> Errors<'a> {
                 rows[slot.token] = error;
             }
         }
+        let largest = |of: fn(&RowError) -> f64| rows.iter().map(of).fold(0.0, f64::max);
         Self {
+            of_log_prob: largest(|row| row.log_prob),
+            of_entropy: largest(|row| row.entropy),
             shares: shares(case),
             tokens: case.as_log_probs(&expected.log_prob),
             case,
             slots,
             rows,
         }
-    }
-
-    fn largest(&self, of: impl Fn(&RowError) -> f64) -> f64 {
-        self.rows.iter().map(of).fold(0.0, f64::max)
     }
 
     /// Log-probs or entropies: NaN and infinities are the same, an exact 0 is exactly +0.
@@ -165,8 +167,7 @@ impl<'a> Errors<'a> {
 
     /// Of dL / d log_prob at element `i` of the token tensors.
     fn gradient_error(&self, i: usize, largest: f64) -> f64 {
-        let of_log_prob = self.largest(|row| row.log_prob);
-        (TOLERANCE + of_log_prob) * largest + 8.0 * self.shares[i] * of_log_prob
+        (TOLERANCE + self.of_log_prob) * largest + 8.0 * self.shares[i] * self.of_log_prob
     }
 
     fn check_d_log_prob(&self, found: &[f64], expected: &[f64], what: &str) {
@@ -234,8 +235,7 @@ impl<'a> Errors<'a> {
 
     fn check_sums(&self, found: &Metrics, expected: &Metrics, what: &str) {
         let config = &self.case.config;
-        let of_log_prob = self.largest(|row| row.log_prob);
-        let of_entropy = self.largest(|row| row.entropy);
+        let (of_log_prob, of_entropy) = (self.of_log_prob, self.of_entropy);
         // Σ of the shares, of which each token's loss has one.
         let weight = self.shares.iter().sum::<f64>() / config.grad_scale.abs();
         let from_log_probs =

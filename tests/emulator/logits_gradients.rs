@@ -1,7 +1,7 @@
 //! Which rows of the gradient are written, by the gradient's mode, the layout and what acts.
 
 use qae::params::RowPolicy;
-use qae::{Gradient, Kl, KlEstimator, MetricsScope};
+use qae::{Aggregation, Config, Gradient, Kl, KlEstimator, MetricsScope, Objective};
 use qae_emulator::{LogitsPlacement, LogitsRun};
 
 use crate::case::{Rows, Source, Values};
@@ -189,6 +189,51 @@ fn outputs_that_are_not_asked_for_change_nothing() {
             let some = check(&case, "some").output;
             assert_eq!(some.d_logits, all.d_logits);
             assert_eq!(some.loss.metrics, all.loss.metrics);
+        }
+    }
+}
+
+/// Responses so long that their masks and advantages are walked in several steps.
+#[test]
+fn long_responses() {
+    let gspo = Objective::Gspo {
+        low: Some(0.02),
+        high: Some(0.03),
+        log_ratio_max: None,
+    };
+    let clip = Config::default().objective;
+    for (objective, aggregation) in [
+        (clip, Aggregation::TokenMean),
+        (clip, Aggregation::SeqMeanTokenMean),
+        (gspo, Aggregation::SeqMeanTokenMean),
+    ] {
+        for by_token in [false, true] {
+            let layout = Rows::Padded {
+                num_rows: 2,
+                width: 1100,
+                row_stride: 1103,
+                mask_row_stride: 1101,
+                lengths: Some(vec![1097, 530]),
+            };
+            let mut case = LogitsCase::fill(5, layout, 5, qae::DType::F32);
+            case.mask = Some(vec_of(1101 + 1100, |slot| u8::from(slot * 7 % 11 > 2)));
+            case.config = Config {
+                objective,
+                aggregation,
+                gradient: Gradient::Compact,
+                metrics_scope: MetricsScope::Active,
+                ..case.config
+            };
+            case.advantage = match by_token {
+                true => Source::PerToken(vec_of(2203, |i| [0.0, 0.0, 1.0, -0.5][i % 4])),
+                false => Source::PerResponse(vec![-0.5, 1.0]),
+            };
+            case.keep_clear_of_bounds();
+            case.poison_invalid();
+            for row_policy in [RowPolicy::Cluster, RowPolicy::Block] {
+                case.backend.logits.row_policy = row_policy;
+                check(&case, &format!("{:?}, by token {by_token}", case.config));
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use qae::params::RowPolicy;
 use qae::{DType, Gradient, Normalizer};
 use qae_emulator::DeviceIndices;
 
-use crate::case::Rows;
+use crate::case::{Rows, Source};
 use crate::logits_case::{LogitsCase, Slots};
 use crate::logits_compare::check_output;
 
@@ -99,4 +99,33 @@ fn responses_of_slots_outside_the_batch_are_none() {
     };
     // Below 0 is none, not a mistake.
     check_indices(case, seen, &same, 2);
+}
+
+/// Offsets that overlap count some slots twice: the counts are unspecified, and nothing is written
+/// outside of the lists.
+#[test]
+fn offsets_that_overlap_access_nothing_outside() {
+    for gradient in [Gradient::Compact, Gradient::ZeroFill] {
+        for seen in [vec![0, 10, 2, 12], vec![0, 12, 0, 12], vec![5, 12, 0, 3]] {
+            let mut case = LogitsCase::fill(4, Rows::packed(&[4, 4, 4]), 50, DType::F32);
+            case.advantage = Source::PerResponse(vec![1.0; 3]);
+            case.config.gradient = gradient;
+            case.config.normalizer = Normalizer::Value(12.0);
+            case.backend.device_indices.offsets = Some(seen.clone());
+            for row_policy in POLICIES {
+                case.backend.logits.row_policy = row_policy;
+                let result = case
+                    .backend
+                    .run_loss_from_logits(&case.batch(), &case.config);
+                // What is not written where offsets leave gaps is no finding of the kernel's.
+                if let Err(error) = result {
+                    let message = error.to_string();
+                    assert!(
+                        !message.contains(" in loss_from_logits"),
+                        "{seen:?}: {message}"
+                    );
+                }
+            }
+        }
+    }
 }

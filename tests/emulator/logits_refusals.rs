@@ -208,6 +208,51 @@ fn gradients_that_overlap_the_logits() {
     assert_refused(run(&inputs(), &compact, &config), "d_logits", "compact");
 }
 
+/// Any length is room for some rows.
+#[test]
+fn compact_gradients_of_any_length() {
+    let compact = Config {
+        gradient: Gradient::Compact,
+        ..config()
+    };
+    for (len, rows) in [
+        (0, 0),
+        (99, 0),
+        (100, 1),
+        (219, 1),
+        (220, 2),
+        (700, 6),
+        (5000, 41),
+    ] {
+        let mut outputs = outputs();
+        outputs.gradient.d_logits.len = len;
+        outputs.gradient.row_stride = Some(120);
+        let source = NormalizerSource::Config;
+        let params = loss_from_logits(&inputs(), &outputs, &compact, source, RowPolicy::Auto);
+        assert_eq!(params.unwrap().compact_rows, rows, "{len} elements");
+    }
+    let mut outputs = outputs();
+    outputs.gradient.row_stride = Some(99);
+    assert_refused(
+        run(&inputs(), &outputs, &compact),
+        "d_logits.row_stride",
+        "found 99",
+    );
+}
+
+#[test]
+fn entropy_coefficients_that_f32_does_not_hold() {
+    let config = Config {
+        entropy_coef: 1e39,
+        ..config()
+    };
+    assert_refused(
+        run(&inputs(), &outputs(), &config),
+        "entropy_coef",
+        "float32",
+    );
+}
+
 #[test]
 fn indexed_layouts_lack_whole_responses() {
     let gspo = Objective::Gspo {

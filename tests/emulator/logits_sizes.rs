@@ -1,7 +1,7 @@
 //! Vocabulary sizes around every boundary of the kernels, in every dtype and with every policy.
 
-use qae::DType;
 use qae::params::RowPolicy;
+use qae::{DType, MetricsScope};
 use qae_emulator::{EmulatorBackend, LogitsPlacement, Options};
 
 use crate::case::Rows;
@@ -24,20 +24,29 @@ fn devices() -> [(RowPolicy, Options); 3] {
     ]
 }
 
-/// Three responses of two, no and three tokens, of which one is masked, on each device; with an
+/// A device with clusters and less shared memory, as of compute capability 12.0.
+fn small_sms() -> Options {
+    Options {
+        capability_major: 12,
+        max_shared_per_block: 99 << 10,
+        ..Options::default()
+    }
+}
+
+/// Three responses of two, no and two tokens, of which one is masked, on each device; with an
 /// entropy term, so that every part of the gradient is there.
 fn check_size(vocab_size: usize, dtype: DType, devices: &[(RowPolicy, Options)]) {
     for (row_policy, options) in devices {
         let mut case = LogitsCase::fill(
             vocab_size as u64,
-            Rows::packed(&[2, 0, 3]),
+            Rows::packed(&[2, 0, 2]),
             vocab_size,
             dtype,
         );
-        case.mask = Some(vec![1, 1, 1, 0, 1]);
+        case.mask = Some(vec![1, 1, 0, 1]);
         case.config.entropy_coef = 0.01;
         case.config.temperature = 0.7;
-        case.set_log_ratios(|slot| [0.1, -0.4, 0.3, 0.0, -0.1][slot]);
+        case.set_log_ratios(|slot| [0.1, -0.4, 0.0, -0.1][slot]);
         case.poison_invalid();
         case.backend = EmulatorBackend {
             options: options.clone(),
@@ -87,6 +96,9 @@ fn vocabularies_of_models() {
         for dtype in DTYPES {
             check_size(vocab_size, dtype, &devices());
         }
+        for dtype in [DType::F32, DType::Bf16] {
+            check_size(vocab_size, dtype, &[(RowPolicy::Auto, small_sms())]);
+        }
     }
 }
 
@@ -95,6 +107,7 @@ fn vocabularies_of_models() {
 fn the_largest_vocabularies() {
     check_size(262_144, DType::F32, &devices());
     check_size(262_144, DType::Bf16, &devices()[..2]);
+    // Rings of 13 chunks.
     let largest = 8 * 13 * chunk(DType::F32);
     let cluster = &devices()[..1];
     check_size(largest, DType::F32, cluster);
@@ -143,8 +156,25 @@ fn many_rows_of_one_team() {
                 LogitsCase::fill(11, Rows::padded(num_rows / 3, 3), vocab_size, DType::Bf16);
             case.backend.options = options;
             case.backend.logits.row_policy = row_policy;
-            case.config.metrics_scope = qae::MetricsScope::Active;
+            case.config.metrics_scope = MetricsScope::Active;
             check(&case, &format!("{num_rows} rows, {row_policy:?}"));
+        }
+    }
+}
+
+/// From a ring that holds a block's slice of a row and no more, to one with chunks to spare.
+#[test]
+fn rings_of_every_size() {
+    for chunks in 1..=4 {
+        for vocab_size in [700, 5000, 9000, 17_000, 70_000] {
+            let mut case = LogitsCase::fill(13, Rows::padded(4, 2), vocab_size, DType::F32);
+            case.config.metrics_scope = MetricsScope::Active;
+            case.backend.options = Options {
+                max_shared_per_block: (13 << 10) + chunks * (16 << 10),
+                num_sms: 2,
+                ..Options::default()
+            };
+            check(&case, &format!("{vocab_size} columns, {chunks} chunks"));
         }
     }
 }

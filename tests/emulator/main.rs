@@ -14,6 +14,7 @@ mod groups;
 mod indices;
 mod lengths;
 mod log_probs;
+mod logits_bounds;
 mod logits_bytes;
 mod logits_case;
 mod logits_compare;

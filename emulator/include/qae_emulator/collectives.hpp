@@ -136,6 +136,6 @@ QAE_EMULATOR_WARP_REDUCTION(__reduce_max_sync, int, MaxSigned)
 #undef QAE_EMULATOR_WARP_REDUCTION
 #undef QAE_EMULATOR_SITE
 
-// Blocks run one after another and threads change only at barriers: memory is always consistent.
+// Clusters run one after another and threads change only at barriers: memory is always consistent.
 inline void __threadfence() {}
 inline void __threadfence_block() {}
