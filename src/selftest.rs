@@ -5,117 +5,32 @@
 mod batch;
 mod cases;
 mod compare;
+mod logits;
 mod random;
+mod subject;
+mod tensor;
 
+pub use crate::params::RowPolicy;
 pub use cases::cases;
+pub use subject::{LogProbsCall, Placement, Subject};
 
-use crate::backend::{Backend, LossOutput};
-use crate::batch::{DType, TokenBatch};
+use crate::batch::DType;
 use crate::config::{AdvantageConfig, Config};
-use crate::cpu::{self, CpuBackend};
 use crate::error::Result;
 use crate::groups::Groups;
-use crate::reference::{self, AdvantageOutput};
+use crate::reference;
 use batch::OwnedBatch;
 use compare::Comparison;
+use logits::{OwnedLogitsBatch, OwnedRows};
 use std::fmt::{Display, Formatter};
 
 /// Of results that were computed in float32 (unit roundoff 6e-8, a handful of operations each),
 /// relative to the largest value of a tensor.
 pub const F32_TOLERANCE: f64 = 2e-6;
 
-/// What the cases can be run on.
-pub trait Subject {
-    /// What runs, for a report.
-    fn name(&self) -> String;
-
-    /// What its results may differ by, relative to the largest value of a tensor; 0: nothing.
-    fn tolerance(&self) -> f64;
-
-    /// Baselines and advantages, and the responses whose advantage is not 0.
-    ///
-    /// # Errors
-    /// Whatever keeps it from running.
-    fn advantages(
-        &self,
-        rewards: &[f32],
-        groups: &Groups,
-        config: &AdvantageConfig,
-    ) -> Result<(AdvantageOutput, Vec<u32>)>;
-
-    /// Loss and gradient; the latter in the dtype of the log-probs where `narrow_gradient` says so
-    /// and the subject can do it.
-    ///
-    /// # Errors
-    /// Whatever keeps it from running.
-    fn loss_from_log_probs(
-        &self,
-        batch: &TokenBatch<'_>,
-        config: &Config,
-        narrow_gradient: bool,
-    ) -> Result<LossOutput>;
-}
-
-impl Subject for CpuBackend {
-    fn name(&self) -> String {
-        Backend::name(self)
-    }
-
-    fn tolerance(&self) -> f64 {
-        0.0
-    }
-
-    fn advantages(
-        &self,
-        rewards: &[f32],
-        groups: &Groups,
-        config: &AdvantageConfig,
-    ) -> Result<(AdvantageOutput, Vec<u32>)> {
-        let output = cpu::advantages(rewards, groups, config)?;
-        let active = non_zero(&output.advantage);
-        Ok((output, active))
-    }
-
-    fn loss_from_log_probs(
-        &self,
-        batch: &TokenBatch<'_>,
-        config: &Config,
-        _narrow_gradient: bool,
-    ) -> Result<LossOutput> {
-        cpu::loss_from_log_probs(batch, config)
-    }
-}
-
-#[cfg(feature = "cuda")]
-impl Subject for std::cell::RefCell<crate::cuda::CudaBackend> {
-    fn name(&self) -> String {
-        self.borrow().name()
-    }
-
-    fn tolerance(&self) -> f64 {
-        F32_TOLERANCE
-    }
-
-    fn advantages(
-        &self,
-        rewards: &[f32],
-        groups: &Groups,
-        config: &AdvantageConfig,
-    ) -> Result<(AdvantageOutput, Vec<u32>)> {
-        self.borrow().advantages(rewards, groups, config)
-    }
-
-    fn loss_from_log_probs(
-        &self,
-        batch: &TokenBatch<'_>,
-        config: &Config,
-        narrow_gradient: bool,
-    ) -> Result<LossOutput> {
-        self.borrow_mut().narrow_gradient = narrow_gradient;
-        let run = self.borrow().loss_from_log_probs(batch, config)?;
-        Ok(run.output)
-    }
-}
+/// How many times that the results from logits may be off: a log-prob is a sum over thousands of
+/// exponentials, and what follows from it carries its error.
+const LOGITS_FACTOR: f64 = 5.0;
 
 /// One call with its arguments.
 #[derive(Debug)]
@@ -135,6 +50,16 @@ enum Call {
         batch: Box<OwnedBatch>,
         config: Config,
         narrow_gradient: bool,
+    },
+    LogProbs {
+        rows: Box<OwnedRows>,
+        shards: Option<Vec<usize>>,
+        placement: Placement,
+    },
+    LossFromLogits {
+        batch: Box<OwnedLogitsBatch>,
+        config: Config,
+        placement: Placement,
     },
 }
 
@@ -169,38 +94,118 @@ impl Case {
                 rewards,
                 groups,
                 config,
-            } => {
-                let expected = reference::advantages(rewards, groups, config)?;
-                match subject.advantages(rewards, groups, config) {
-                    Err(error) => Comparison::failed(&error),
-                    Ok((found, active)) => {
-                        let mut comparison = Comparison::new(subject.tolerance());
-                        comparison.advantages(&found, &expected);
-                        comparison.equal("active", &active, &non_zero(&expected.advantage));
-                        comparison
-                    }
-                }
-            }
+            } => run_advantages(subject, rewards, groups, config),
             Call::Loss {
                 batch,
                 config,
                 narrow_gradient,
-            } => {
-                let batch = batch.borrow();
-                let expected = reference::loss_from_log_probs(&batch, config)?;
-                match subject.loss_from_log_probs(&batch, config, *narrow_gradient) {
-                    Err(error) => Comparison::failed(&error),
-                    Ok(found) => {
-                        let gradient = narrow_gradient.then(|| batch.log_prob.dtype());
-                        let mut comparison = Comparison::new(subject.tolerance());
-                        comparison.loss(&batch, &found, &expected, gradient.map(unit_roundoff));
-                        comparison
-                    }
-                }
-            }
+            } => run_loss(subject, batch, config, *narrow_gradient),
+            Call::LogProbs {
+                rows,
+                shards,
+                placement,
+            } => run_log_probs(subject, rows, shards.as_deref(), placement),
+            Call::LossFromLogits {
+                batch,
+                config,
+                placement,
+            } => run_loss_from_logits(subject, batch, config, placement),
         };
-        Ok(comparison.into_outcome(&self.name))
+        Ok(comparison?.into_outcome(&self.name))
     }
+}
+
+fn run_advantages(
+    subject: &dyn Subject,
+    rewards: &[f32],
+    groups: &Groups,
+    config: &AdvantageConfig,
+) -> Result<Comparison> {
+    let expected = reference::advantages(rewards, groups, config)?;
+    let mut comparison = Comparison::new(subject.tolerance());
+    match subject.advantages(rewards, groups, config) {
+        Err(error) => comparison.failed(&error),
+        Ok((found, active)) => {
+            comparison.advantages(&found, &expected);
+            comparison.equal("active", &active, &non_zero(&expected.advantage));
+        }
+    }
+    Ok(comparison)
+}
+
+fn run_loss(
+    subject: &dyn Subject,
+    batch: &OwnedBatch,
+    config: &Config,
+    narrow_gradient: bool,
+) -> Result<Comparison> {
+    let batch = batch.borrow();
+    let expected = reference::loss_from_log_probs(&batch, config)?;
+    let mut comparison = Comparison::new(subject.tolerance());
+    match subject.loss_from_log_probs(&batch, config, narrow_gradient) {
+        Err(error) => comparison.failed(&error),
+        Ok(found) => {
+            let gradient = narrow_gradient.then(|| batch.log_prob.dtype());
+            let log_prob = |slot| batch.log_prob.get(slot);
+            comparison.loss(log_prob, &found, &expected, gradient.map(unit_roundoff));
+        }
+    }
+    Ok(comparison)
+}
+
+fn run_log_probs(
+    subject: &dyn Subject,
+    rows: &OwnedRows,
+    shards: Option<&[usize]>,
+    placement: &Placement,
+) -> Result<Comparison> {
+    let call = LogProbsCall {
+        input: rows.borrow(),
+        d_log_prob: &rows.d_log_prob,
+        d_entropy: rows.d_entropy.as_deref(),
+        shards,
+    };
+    let LogProbsCall {
+        input,
+        d_log_prob,
+        d_entropy,
+        ..
+    } = call;
+    let expected = reference::log_probs_from_logits(&input)?;
+    let d_logits = reference::log_probs_from_logits_backward(&input, d_log_prob, d_entropy)?;
+    let mut comparison = Comparison::new(LOGITS_FACTOR * subject.tolerance());
+    match subject.log_probs_from_logits(&call, placement) {
+        Err(error) => comparison.failed(&error),
+        Ok((found, gradient)) => {
+            comparison.log_probs(&found, &expected);
+            let rounding = unit_roundoff(input.logits.values.dtype());
+            let finite = d_log_prob.iter().filter(|g| g.is_finite());
+            let largest = finite.fold(0.0, |max: f32, g| max.max(g.abs()));
+            comparison.d_logits(&gradient, &d_logits, largest.into(), rounding);
+        }
+    }
+    Ok(comparison)
+}
+
+fn run_loss_from_logits(
+    subject: &dyn Subject,
+    batch: &OwnedLogitsBatch,
+    config: &Config,
+    placement: &Placement,
+) -> Result<Comparison> {
+    let batch = batch.borrow();
+    let expected = reference::loss_from_logits(&batch, config)?;
+    let mut comparison = Comparison::new(LOGITS_FACTOR * subject.tolerance());
+    match subject.loss_from_logits(&batch, config, placement) {
+        Err(error) => comparison.failed(&error),
+        Ok(found) => {
+            let old = batch.old_log_prob.filter(|_| placement.narrow_gradient);
+            let narrow = old.map(|old| unit_roundoff(old.dtype()));
+            let rounding = unit_roundoff(batch.logits.values.dtype());
+            comparison.loss_from_logits(&found, &expected, narrow, rounding);
+        }
+    }
+    Ok(comparison)
 }
 
 /// The largest relative error of rounding to a dtype.

@@ -1,12 +1,12 @@
 //! The built-in cases of `qae selftest` on the backends that need no GPU: the CPU path, which has
 //! to give the reference's bits, and the CUDA kernels' own source on the emulator.
 
-use qae::selftest::{F32_TOLERANCE, Subject, cases, run};
+use qae::selftest::{F32_TOLERANCE, LogProbsCall, Placement, Subject, cases, run};
 use qae::{
-    AdvantageConfig, AdvantageOutput, Config, CpuBackend, Error, Groups, LossOutput, Result,
-    TokenBatch,
+    AdvantageConfig, AdvantageOutput, Config, CpuBackend, Error, Gradient, Groups, LogProbsOutput,
+    LogitsBatch, LogitsOutput, LossOutput, Result, TokenBatch,
 };
-use qae_emulator::EmulatorBackend;
+use qae_emulator::{EmulatorBackend, LogitsPlacement};
 
 struct Emulator;
 
@@ -42,6 +42,50 @@ impl Subject for Emulator {
         };
         Ok(backend.run_loss(batch, config)?.output)
     }
+
+    fn log_probs_from_logits(
+        &self,
+        call: &LogProbsCall<'_>,
+        placement: &Placement,
+    ) -> Result<(LogProbsOutput, Vec<f64>)> {
+        let backend = placed(placement);
+        let (input, d_log_prob, d_entropy) = (&call.input, call.d_log_prob, call.d_entropy);
+        if let Some(shards) = call.shards {
+            let run = backend.run_softmax_shards(input, shards, d_log_prob, d_entropy)?;
+            return Ok((run.output, run.d_logits));
+        }
+        let output = backend.run_log_probs_from_logits(input)?.output;
+        let gradient = Gradient::ZeroFill;
+        let run =
+            backend.run_log_probs_from_logits_backward(input, d_log_prob, d_entropy, gradient)?;
+        Ok((output, run.d_logits))
+    }
+
+    fn loss_from_logits(
+        &self,
+        batch: &LogitsBatch<'_>,
+        config: &Config,
+        placement: &Placement,
+    ) -> Result<LogitsOutput> {
+        Ok(placed(placement)
+            .run_loss_from_logits(batch, config)?
+            .output)
+    }
+}
+
+fn placed(placement: &Placement) -> EmulatorBackend {
+    EmulatorBackend {
+        narrow_gradient: placement.narrow_gradient,
+        logits: LogitsPlacement {
+            row_policy: placement.row_policy,
+            in_place: placement.in_place,
+            misalignment: placement.misalignment,
+            gradient_misalignment: placement.gradient_misalignment,
+            wide_token_ids: placement.wide_token_ids,
+            ..LogitsPlacement::default()
+        },
+        ..EmulatorBackend::default()
+    }
 }
 
 fn assert_passes(subject: &dyn Subject) {
@@ -68,8 +112,44 @@ fn cases_have_names_of_their_own() {
     assert_eq!(names.len(), cases.len());
 }
 
-/// Wrong in one value of one output.
-struct Wrong(fn(&mut LossOutput));
+/// Wrong in one value of one output of each operation but `advantages`.
+struct Wrong {
+    loss: fn(&mut LossOutput),
+    logits: fn(&mut LogitsOutput),
+    log_probs: fn(&mut LogProbsOutput),
+}
+
+const RIGHT: Wrong = Wrong {
+    loss: |_| {},
+    logits: |_| {},
+    log_probs: |_| {},
+};
+
+impl Wrong {
+    /// Asserts that the cases whose names `is_of` accepts find `field` wrong.
+    fn assert_found(&self, is_of: fn(&str) -> bool, field: &str) {
+        let report = run(self).unwrap();
+        let outcomes = report.outcomes.iter();
+        let mut outcomes = outcomes.filter(|outcome| is_of(&outcome.case)).peekable();
+        assert!(outcomes.peek().is_some());
+        for outcome in outcomes {
+            let is_found = !outcome.is_ok && outcome.field.starts_with(field);
+            assert!(is_found, "{outcome:?} instead of {field}");
+        }
+    }
+}
+
+fn is_from_logits(case: &str) -> bool {
+    case.starts_with("logits ")
+}
+
+fn is_of_log_probs(case: &str) -> bool {
+    case.starts_with("log-probs ")
+}
+
+fn is_from_log_probs(case: &str) -> bool {
+    !case.starts_with("advantages ") && !is_from_logits(case) && !is_of_log_probs(case)
+}
 
 impl Subject for Wrong {
     fn name(&self) -> String {
@@ -96,13 +176,42 @@ impl Subject for Wrong {
         narrow_gradient: bool,
     ) -> Result<LossOutput> {
         let mut output = CpuBackend.loss_from_log_probs(batch, config, narrow_gradient)?;
-        (self.0)(&mut output);
+        (self.loss)(&mut output);
+        Ok(output)
+    }
+
+    fn log_probs_from_logits(
+        &self,
+        call: &LogProbsCall<'_>,
+        placement: &Placement,
+    ) -> Result<(LogProbsOutput, Vec<f64>)> {
+        let (mut output, d_logits) = Subject::log_probs_from_logits(&CpuBackend, call, placement)?;
+        (self.log_probs)(&mut output);
+        Ok((output, d_logits))
+    }
+
+    fn loss_from_logits(
+        &self,
+        batch: &LogitsBatch<'_>,
+        config: &Config,
+        placement: &Placement,
+    ) -> Result<LogitsOutput> {
+        let mut output = Subject::loss_from_logits(&CpuBackend, batch, config, placement)?;
+        (self.logits)(&mut output);
         Ok(output)
     }
 }
 
+/// No result is +∞, and a tensor without an element has no more of them.
+fn spoil(values: &mut Vec<f64>) {
+    match values.first_mut() {
+        Some(value) => *value = f64::INFINITY,
+        None => values.push(f64::INFINITY),
+    }
+}
+
 #[test]
-fn a_wrong_value_anywhere_is_a_mismatch() {
+fn a_wrong_value_anywhere_in_a_loss_is_a_mismatch() {
     let wrongs = [
         (
             "loss",
@@ -113,15 +222,31 @@ fn a_wrong_value_anywhere_is_a_mismatch() {
         ("active_rows", |output| output.active_rows.push(7)),
         ("min_ratio", |output| output.metrics.min_ratio = f64::NAN),
     ];
-    for (field, wrong) in wrongs {
-        let report = run(&Wrong(wrong)).unwrap();
-        let losses = report.outcomes.iter();
-        let mut losses = losses.filter(|outcome| !outcome.case.starts_with("advantages "));
-        assert!(
-            losses.all(|outcome| !outcome.is_ok && outcome.field == field),
-            "{report}"
-        );
+    for (field, loss) in wrongs {
+        Wrong { loss, ..RIGHT }.assert_found(is_from_log_probs, field);
     }
+}
+
+#[test]
+fn a_wrong_value_anywhere_from_logits_is_a_mismatch() {
+    let wrongs = [
+        (
+            "loss",
+            (|output| output.loss.metrics.loss += 1.0) as fn(&mut LogitsOutput),
+        ),
+        ("active_slots", |output| output.active_slots.push(7)),
+        ("log_prob", |output| spoil(&mut output.log_prob)),
+        ("entropy", |output| spoil(&mut output.entropy)),
+        ("d_logits", |output| spoil(&mut output.d_logits)),
+        ("entropy tokens", |output| {
+            output.loss.metrics.entropy.as_mut().unwrap().zero_tokens += 1;
+        }),
+    ];
+    for (field, logits) in wrongs {
+        Wrong { logits, ..RIGHT }.assert_found(is_from_logits, field);
+    }
+    let log_probs = |output: &mut LogProbsOutput| spoil(&mut output.log_sum_exp);
+    Wrong { log_probs, ..RIGHT }.assert_found(is_of_log_probs, "log_sum_exp");
 }
 
 #[test]
@@ -148,6 +273,21 @@ fn a_call_that_fails_is_a_mismatch_with_its_reason() {
             _: &Config,
             _: bool,
         ) -> Result<LossOutput> {
+            Err(Error::NoDevice("unplugged".to_owned()))
+        }
+        fn log_probs_from_logits(
+            &self,
+            _: &LogProbsCall<'_>,
+            _: &Placement,
+        ) -> Result<(LogProbsOutput, Vec<f64>)> {
+            Err(Error::NoDevice("unplugged".to_owned()))
+        }
+        fn loss_from_logits(
+            &self,
+            _: &LogitsBatch<'_>,
+            _: &Config,
+            _: &Placement,
+        ) -> Result<LogitsOutput> {
             Err(Error::NoDevice("unplugged".to_owned()))
         }
     }

@@ -2,14 +2,29 @@
 
 use super::Result;
 use super::inputs::{GROUP_SIZE, WIDTH};
+use super::logits;
 
 pub const USAGE: &str = "\
-usage: gpu_bench [--sizes 64k,1m,16m,128m] [--samples 50] [--only TEXT] [--device 0]
-       gpu_bench --repeat-bits 100 [--sizes 1m] [--only TEXT] [--device 0]";
+usage: gpu_bench [--operation loss_from_log_probs] [--sizes 64k,1m,16m,128m] [OPTION...]
+       gpu_bench [--operation logits] [--rows 8192] [--vocab 151936] [OPTION...]
+options: --samples 50, --only TEXT, --device 0, --repeat-bits 100";
+
+/// What to run; nothing said: all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operations {
+    LossFromLogProbs,
+    /// All that start from logits.
+    Logits,
+}
 
 pub struct Arguments {
-    /// Slots of each batch.
+    pub operations: Option<Operations>,
+    /// Slots of each batch of log-probs.
     pub sizes: Vec<usize>,
+    /// Rows of logits that are timed.
+    pub rows: usize,
+    /// Columns of logits that are timed.
+    pub vocab: usize,
     /// Samples of each case.
     pub samples: usize,
     /// Part of the names of the cases to run, such as `f32/packed/dense`.
@@ -22,7 +37,10 @@ pub struct Arguments {
 impl Arguments {
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
         let mut parsed = Self {
+            operations: None,
             sizes: vec![1 << 16, 1 << 20, 1 << 24, 1 << 27],
+            rows: 8192,
+            vocab: 151_936,
             samples: 50,
             only: None,
             repeat_bits: None,
@@ -33,6 +51,9 @@ impl Arguments {
             let value = value.ok_or_else(|| format!("{name}: a value is missing\n{USAGE}"))?;
             let number = || positive(&name, &value);
             match name.as_str() {
+                "--operation" => parsed.operations = Some(operations(&value)?),
+                "--rows" => parsed.rows = rows(number()?)?,
+                "--vocab" => parsed.vocab = number()?,
                 "--sizes" => parsed.sizes = value.split(',').map(size).collect::<Result<_>>()?,
                 "--samples" => parsed.samples = number()?,
                 "--only" => parsed.only = Some(value),
@@ -44,9 +65,29 @@ impl Arguments {
         Ok(parsed)
     }
 
+    pub fn runs(&self, operations: Operations) -> bool {
+        self.operations.is_none_or(|wanted| wanted == operations)
+    }
+
     pub fn is_wanted(&self, case: &str) -> bool {
         self.only.as_ref().is_none_or(|only| case.contains(only))
     }
+}
+
+fn operations(text: &str) -> Result<Operations> {
+    match text {
+        "loss_from_log_probs" => Ok(Operations::LossFromLogProbs),
+        "logits" => Ok(Operations::Logits),
+        _ => {
+            Err(format!("--operation: expected loss_from_log_probs or logits, found {text}").into())
+        }
+    }
+}
+
+fn rows(rows: usize) -> Result<usize> {
+    let whole = logits::WIDTH * GROUP_SIZE;
+    let rows = Some(rows).filter(|rows| rows.is_multiple_of(whole));
+    Ok(rows.ok_or_else(|| format!("--rows: expected a multiple of {whole}"))?)
 }
 
 fn positive(name: &str, text: &str) -> Result<usize> {

@@ -6,7 +6,7 @@ use super::inputs::{Arrangement, Element, GROUP_SIZE, HostInputs, WIDTH};
 use super::timing::Rotation as _;
 use cudarc::driver::CudaSlice;
 use qae::cuda::Stream;
-use qae::{Advantages, Config, Groups, Gradient, Layout, Objective, TokenBatch, cpu};
+use qae::{Advantages, Config, Gradient, Groups, Layout, Objective, TokenBatch, cpu};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -35,8 +35,7 @@ pub fn check<T: Element>(
     let gradient = device.gradient(stream)?;
     let metrics = device.metrics(stream)?;
     metrics.check()?;
-    let is_written =
-        |row: usize| is_active[row] || config.gradient == Gradient::ZeroFill;
+    let is_written = |row: usize| is_active[row] || config.gradient == Gradient::ZeroFill;
     let is_wrong = |&row: &usize| {
         let slots = &gradient[host.slots_of(row)];
         !slots.iter().all(|slot| slot.is_poison() != is_written(row))

@@ -91,7 +91,8 @@ pub struct Variant {
     pub inactive_gradient: Gradient,
 }
 
-const QUANTILE: Baseline = Baseline::Quantile {
+/// Leaves out about 80 % of the responses.
+pub const QUANTILE: Baseline = Baseline::Quantile {
     k: 0.4,
     interpolation: Interpolation::InvertedCdf,
 };
@@ -208,7 +209,7 @@ impl<T: Element> HostInputs<T> {
 
 /// 1 for a success. Of every five groups four have three responses, and one has four, that differ
 /// from the rest: one response in five.
-fn reward(response: usize) -> f32 {
+pub fn reward(response: usize) -> f32 {
     let (group, member) = (response / GROUP_SIZE, response % GROUP_SIZE);
     let num_rare = if group % 5 == 4 { 4 } else { 3 };
     let is_rare = (member * 5 + group) % GROUP_SIZE < num_rare;
@@ -217,7 +218,7 @@ fn reward(response: usize) -> f32 {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014) of `index`.
-fn random(index: u64) -> u64 {
+pub fn random(index: u64) -> u64 {
     let mut z = (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

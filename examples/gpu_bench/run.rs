@@ -1,10 +1,11 @@
 //! The cases, one after another, each as a line of JSON.
 
 use super::Result;
-use super::arguments::Arguments;
+use super::arguments::{Arguments, Operations};
 use super::check::{check, differing};
 use super::device::DeviceInputs;
 use super::inputs::{Arrangement, Element, GROUP_SIZE, HostInputs, VARIANTS, Variant};
+use super::logits;
 use super::timing::{self, DeviceCopy, Samples};
 use cudarc::driver::CudaSlice;
 use half::bf16;
@@ -31,16 +32,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.repeat_bits.is_none() && arguments.only.is_none() {
         print(copy(&device, &stream, arguments.samples)?);
     }
-    for &tokens in &arguments.sizes {
-        for arrangement in [Arrangement::Packed, Arrangement::PaddedMask] {
-            batch::<f32>(&device, &stream, arguments, tokens, arrangement)?;
+    if arguments.runs(Operations::LossFromLogProbs) {
+        for &tokens in &arguments.sizes {
+            for arrangement in [Arrangement::Packed, Arrangement::PaddedMask] {
+                batch::<f32>(&device, &stream, arguments, tokens, arrangement)?;
+            }
+            batch::<bf16>(&device, &stream, arguments, tokens, Arrangement::Packed)?;
         }
-        batch::<bf16>(&device, &stream, arguments, tokens, Arrangement::Packed)?;
+    }
+    if arguments.runs(Operations::Logits) {
+        logits::run(&device, &stream, arguments)?;
     }
     Ok(())
 }
 
-fn print(line: Value) {
+pub fn print(line: Value) {
     println!("{line}");
 }
 
@@ -142,7 +148,8 @@ fn batch<T: Element>(
     Ok(())
 }
 
-fn with(mut line: Value, more: Value) -> Value {
+/// One object of the fields of both.
+pub fn with(mut line: Value, more: Value) -> Value {
     if let (Some(line), Value::Object(more)) = (line.as_object_mut(), more) {
         line.extend(more);
     }

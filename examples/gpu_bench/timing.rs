@@ -28,7 +28,7 @@ fn event(stream: &Stream) -> Result<CudaEvent> {
 }
 
 /// Seconds that the device spends on what `enqueue` enqueues.
-fn seconds(stream: &Stream, enqueue: impl FnOnce() -> Result<()>) -> Result<f64> {
+pub fn seconds(stream: &Stream, enqueue: impl FnOnce() -> Result<()>) -> Result<f64> {
     let start = event(stream)?;
     enqueue()?;
     let end = event(stream)?;

@@ -1,41 +1,57 @@
 //! The operations for tensors on the host: upload, launch, download.
 
+mod log_probs_from_logits;
+mod loss_from_log_probs;
+mod loss_from_logits;
+mod outputs;
+
 use super::advantages::{AdvantageOutputs, advantages, advantages_workspace_bytes};
-use super::batch::DeviceBatch;
 use super::device::Device;
 use super::groups::DeviceGroups;
 use super::launch::driver_error;
-use super::loss_from_log_probs::{
-    DeviceNormalizer, LossOutputs, loss_from_log_probs, loss_from_log_probs_workspace_bytes,
-};
-use super::memory::{DeviceSliceMut, DeviceTensorMut};
-use super::metrics::{DeviceGroupMetrics, DeviceMetrics};
+use super::metrics::DeviceGroupMetrics;
 use super::stream::Stream;
-use super::token_counts::{token_counts, token_counts_workspace_bytes};
-use super::traffic::bytes_moved;
-use super::upload::{Owned, UploadedBatch};
+use super::upload::Owned;
 use super::workspace::Workspace;
-use crate::backend::{Backend, LossOutput, Run};
-use crate::batch::{Advantages, DType, TokenBatch};
-use crate::config::{AdvantageConfig, Aggregation, Config, InactiveGradient, Normalizer};
-use crate::error::{Error, Result};
+use crate::backend::{Backend, LogProbsOutput, LogitsOutput, Run};
+use crate::batch::{LogProbsInput, LogitsBatch, TokenBatch};
+use crate::config::{AdvantageConfig, Config};
+use crate::error::Result;
 use crate::groups::Groups;
+use crate::params::RowPolicy;
 use crate::reference::AdvantageOutput;
-use cudarc::driver::{DeviceRepr, ValidAsZeroBits, sys};
-use half::{bf16, f16};
+use cudarc::driver::sys;
+use outputs::{listed, widened};
 
 /// Runs operations with the CUDA kernels on one GPU.
 ///
 /// Durations are those of the second of two runs, between two events on the stream, with the
-/// launches of `token_counts` (where the batch is its own normalizer) and `loss_from_log_probs`
-/// between them and no transfers. [`Run::bytes_moved`] is counted from shapes and results, each
-/// tensor once; it is not measured.
+/// launches of the operation (and of `token_counts`, where a loss is its own normalizer) between
+/// them and no transfers. [`Run::bytes_moved`] is counted from shapes and results, each tensor
+/// once; it is not measured.
 #[derive(Debug)]
 pub struct CudaBackend {
     stream: Stream,
     description: String,
-    /// The gradient has the dtype of the log-probs rather than f32.
+    /// The gradient with respect to log-probs has the dtype of the log-probs rather than f32.
     pub narrow_gradient: bool,
+    /// Logits and their gradient.
+    pub logits: LogitsPlacement,
+}
+
+/// How [`CudaBackend`] places logits and their gradient in device memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogitsPlacement {
+    /// Where a row stays between its two uses.
+    pub row_policy: RowPolicy,
+    /// The gradient takes the place of (a copy of) the logits; not for a compact one.
+    pub in_place: bool,
+    /// Logits start this many elements behind a 256-byte boundary.
+    pub misalignment: usize,
+    /// The same of their gradient, unless in place.
+    pub gradient_misalignment: usize,
+    /// Token ids have 64 bits.
+    pub wide_token_ids: bool,
 }
 
 impl CudaBackend {
@@ -54,6 +70,7 @@ impl CudaBackend {
                 info.name
             ),
             narrow_gradient: false,
+            logits: LogitsPlacement::default(),
         })
     }
 
@@ -102,27 +119,18 @@ impl CudaBackend {
             advantage: widened(&advantage.download(stream)?),
             metrics: metrics.read(stream)?,
         };
-        Ok((output, listed(stream, &active, &active_count)?))
+        let active = listed(stream, &active, &active_count)?;
+        Ok((output, active.into_iter().map(|row| row as u32).collect()))
     }
 
-    fn run<G>(&self, batch: &TokenBatch<'_>, config: &Config) -> Result<(LossOutput, f64)>
-    where
-        G: GradientElement,
-        for<'a> DeviceTensorMut<'a>: From<DeviceSliceMut<'a, G>>,
-    {
-        let stream = &self.stream;
-        let uploaded = UploadedBatch::new(stream, batch)?;
-        let device_batch = uploaded.as_batch();
-        let mut memory = OutputMemory::<G>::new(stream, batch, &device_batch, config)?;
-        memory.launch(stream, &device_batch, config)?; // warms up
+    /// What the device spends on what `enqueue` enqueues.
+    fn seconds(&self, enqueue: impl FnOnce() -> Result<()>) -> Result<f64> {
         let start = self.event()?;
-        memory.launch(stream, &device_batch, config)?;
-        let end = self.event()?;
-        let milliseconds = start.elapsed_ms(&end);
+        enqueue()?;
+        let milliseconds = start.elapsed_ms(&self.event()?);
         let milliseconds =
             milliseconds.map_err(|error| driver_error("cuEventElapsedTime", error))?;
-        let output = memory.download(stream)?;
-        Ok((output, f64::from(milliseconds) / 1e3))
+        Ok(f64::from(milliseconds) / 1e3)
     }
 
     fn event(&self) -> Result<cudarc::driver::CudaEvent> {
@@ -138,171 +146,27 @@ impl Backend for CudaBackend {
     }
 
     fn loss_from_log_probs(&self, batch: &TokenBatch<'_>, config: &Config) -> Result<Run> {
-        batch.check(config)?;
-        let gradient = if self.narrow_gradient {
-            batch.log_prob.dtype()
-        } else {
-            DType::F32
-        };
-        let (output, seconds) = match gradient {
-            DType::F32 => self.run::<f32>(batch, config)?,
-            DType::Bf16 => self.run::<bf16>(batch, config)?,
-            DType::F16 => self.run::<f16>(batch, config)?,
-        };
-        Ok(Run {
-            bytes_moved: bytes_moved(batch, config, &output, gradient),
-            output,
-            seconds: Some(seconds),
-        })
+        self.run_loss_from_log_probs(batch, config)
     }
-}
 
-/// An element type of the gradient.
-trait GradientElement: DeviceRepr + ValidAsZeroBits + Copy + Into<f64> {
-    const NAN: Self;
-    const ZERO: Self;
-}
-
-impl GradientElement for f32 {
-    const NAN: Self = f32::NAN;
-    const ZERO: Self = 0.0;
-}
-
-impl GradientElement for bf16 {
-    const NAN: Self = bf16::NAN;
-    const ZERO: Self = bf16::ZERO;
-}
-
-impl GradientElement for f16 {
-    const NAN: Self = f16::NAN;
-    const ZERO: Self = f16::ZERO;
-}
-
-fn poisoned_gradient<G: GradientElement>(batch: &TokenBatch<'_>, config: &Config) -> Vec<G> {
-    let mut gradient = vec![G::ZERO; batch.log_prob.len()];
-    if config.inactive_gradient == InactiveGradient::ZeroFill {
-        for row in 0..batch.layout.num_rows() {
-            let slots = batch.layout.row(row);
-            gradient[slots.start..slots.start + slots.num_slots].fill(G::NAN);
-        }
-    }
-    gradient
-}
-
-/// Everything that a run writes, with a gradient of type `G`.
-struct OutputMemory<G> {
-    gradient: Owned<G>,
-    baseline: Option<Owned<f32>>,
-    advantage: Option<Owned<f32>>,
-    active_rows: Owned<i32>,
-    active_count: Owned<i32>,
-    num_tokens: Owned<f64>,
-    num_rows: Owned<f64>,
-    metrics: DeviceMetrics,
-    workspace: Workspace<'static>,
-    count_workspace: Workspace<'static>,
-}
-
-impl<G> OutputMemory<G>
-where
-    G: GradientElement,
-    for<'a> DeviceTensorMut<'a>: From<DeviceSliceMut<'a, G>>,
-{
-    /// What has to be written starts as NaN, so that a slot that a kernel forgot shows; what may be
-    /// left alone (gaps between rows, all of it under `Untouched`) starts at 0 and stays.
-    fn new(
-        stream: &Stream,
-        host: &TokenBatch<'_>,
-        batch: &DeviceBatch<'_>,
+    fn loss_from_logits(
+        &self,
+        batch: &LogitsBatch<'_>,
         config: &Config,
-    ) -> Result<Self> {
-        let num_responses = match host.advantages {
-            Advantages::FromRewards { rewards, .. } => Some(rewards.len()),
-            _ => None,
-        };
-        let per_response = || {
-            num_responses
-                .map(|len| Owned::upload(stream, &vec![f32::NAN; len]))
-                .transpose()
-        };
-        let bytes = loss_from_log_probs_workspace_bytes(stream, batch, config)?;
-        Ok(Self {
-            gradient: Owned::upload(stream, &poisoned_gradient(host, config))?,
-            baseline: per_response()?,
-            advantage: per_response()?,
-            active_rows: Owned::zeros(stream, host.layout.num_rows())?,
-            active_count: Owned::upload(stream, &[-1])?,
-            num_tokens: Owned::upload(stream, &[f64::NAN])?,
-            num_rows: Owned::upload(stream, &[f64::NAN])?,
-            metrics: DeviceMetrics::new(stream)?,
-            workspace: Workspace::new(stream, bytes)?,
-            count_workspace: Workspace::new(stream, token_counts_workspace_bytes())?,
-        })
+    ) -> Result<Run<LogitsOutput>> {
+        self.run_loss_from_logits(batch, config)
     }
 
-    fn launch(&mut self, stream: &Stream, batch: &DeviceBatch<'_>, config: &Config) -> Result<()> {
-        let normalizer = match config.normalizer {
-            Normalizer::Value(_) => DeviceNormalizer::Config,
-            Normalizer::FromBatch => {
-                token_counts(
-                    stream,
-                    &batch.layout,
-                    batch.mask.as_ref(),
-                    &mut self.num_tokens.as_slice_mut(),
-                    &mut self.num_rows.as_slice_mut(),
-                    &mut self.count_workspace,
-                )?;
-                DeviceNormalizer::Scalar(match config.aggregation {
-                    Aggregation::TokenMean => self.num_tokens.as_slice(),
-                    _ => self.num_rows.as_slice(),
-                })
-            }
-        };
-        let mut outputs = LossOutputs {
-            d_log_prob: self.gradient.as_slice_mut().into(),
-            gradient_row_stride: None,
-            baseline: self.baseline.as_mut().map(Owned::as_slice_mut),
-            advantage: self.advantage.as_mut().map(Owned::as_slice_mut),
-            active_rows: Some(self.active_rows.as_slice_mut()),
-            active_count: Some(self.active_count.as_slice_mut()),
-            metrics: &mut self.metrics,
-        };
-        let workspace = &mut self.workspace;
-        loss_from_log_probs(stream, batch, config, &normalizer, &mut outputs, workspace)
+    fn log_probs_from_logits(&self, input: &LogProbsInput<'_>) -> Result<Run<LogProbsOutput>> {
+        self.run_log_probs_from_logits(input)
     }
 
-    fn download(&self, stream: &Stream) -> Result<LossOutput> {
-        let per_response = |memory: &Option<Owned<f32>>| {
-            let values = memory.as_ref().map(|memory| memory.download(stream));
-            Ok::<_, Error>(values.transpose()?.map(|values| widened(&values)))
-        };
-        Ok(LossOutput {
-            metrics: self.metrics.read(stream)?,
-            d_log_prob: widened(&self.gradient.download(stream)?),
-            baseline: per_response(&self.baseline)?,
-            advantage: per_response(&self.advantage)?,
-            active_rows: listed(stream, &self.active_rows, &self.active_count)?,
-        })
+    fn log_probs_from_logits_backward(
+        &self,
+        input: &LogProbsInput<'_>,
+        d_log_prob: &[f32],
+        d_entropy: Option<&[f32]>,
+    ) -> Result<Run<Vec<f64>>> {
+        self.run_log_probs_from_logits_backward(input, d_log_prob, d_entropy)
     }
-}
-
-/// The part of a list that the device filled.
-fn listed(stream: &Stream, list: &Owned<i32>, count: &Owned<i32>) -> Result<Vec<u32>> {
-    let count = count.download(stream)?[0];
-    let list = list.download(stream)?;
-    let filled = usize::try_from(count)
-        .ok()
-        .and_then(|count| list.get(..count));
-    let filled = filled.ok_or_else(|| Error::Backend {
-        backend: "cuda",
-        message: format!(
-            "active_count: expected at most {}, found {count}",
-            list.len()
-        ),
-    })?;
-    Ok(filled.iter().map(|&row| row as u32).collect())
-}
-
-fn widened<T: Copy + Into<f64>>(values: &[T]) -> Vec<f64> {
-    values.iter().map(|&value| value.into()).collect()
 }

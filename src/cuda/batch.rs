@@ -123,12 +123,12 @@ pub struct DeviceBatch<'a> {
     pub advantages: DeviceAdvantages<'a>,
 }
 
-impl DeviceBatch<'_> {
+impl DeviceAdvantages<'_> {
     /// The views of the uploaded groups, which the caller keeps for the launch.
     pub(super) fn group_views(&self) -> Option<GroupViews<'_>> {
-        match &self.advantages {
-            DeviceAdvantages::FromRewards { groups, .. } => Some(groups.views()),
-            _ => None,
+        match self {
+            Self::FromRewards { groups, .. } => Some(groups.views()),
+            Self::PerResponse(_) | Self::PerToken(_) => None,
         }
     }
 
@@ -136,48 +136,11 @@ impl DeviceBatch<'_> {
         &'s self,
         groups: Option<&'s GroupViews<'s>>,
         accesses: &mut Accesses<'s>,
-    ) -> Result<TokenBuffers<'s>> {
-        let dtype = self.log_prob.dtype();
-        let mut like_log_prob = |field, tensor: &'s Option<DeviceTensor<'_>>| {
-            let read = |tensor| read_tensor(field, tensor, dtype, accesses);
-            tensor.as_ref().map(read).transpose()
-        };
-        let old_log_prob = like_log_prob("old_log_prob", &self.old_log_prob)?;
-        let ref_log_prob = like_log_prob("ref_log_prob", &self.ref_log_prob)?;
-        Ok(TokenBuffers {
-            layout: self.layout.read(accesses)?,
-            mask: accesses.read_some("mask", self.mask.as_ref())?,
-            dtype,
-            log_prob: read_tensor("log_prob", &self.log_prob, dtype, accesses)?,
-            old_log_prob,
-            ref_log_prob,
-            importance_weight: self.read_weight(accesses)?,
-            advantages: self.read_advantages(groups, accesses)?,
-        })
-    }
-
-    fn read_weight<'s>(&'s self, accesses: &mut Accesses<'s>) -> Result<Option<WeightBuffer>> {
-        let field = "importance_weight";
-        Ok(match &self.importance_weight {
-            None => None,
-            Some(DeviceWeight::PerToken(weight)) => {
-                Some(WeightBuffer::PerToken(accesses.read(field, weight)?))
-            }
-            Some(DeviceWeight::PerResponse(weight)) => {
-                Some(WeightBuffer::PerResponse(accesses.read(field, weight)?))
-            }
-        })
-    }
-
-    fn read_advantages<'s>(
-        &'s self,
-        groups: Option<&'s GroupViews<'s>>,
-        accesses: &mut Accesses<'s>,
     ) -> Result<AdvantageBuffers<'s>> {
         let field = "advantages";
-        Ok(match (&self.advantages, groups) {
+        Ok(match (self, groups) {
             (
-                DeviceAdvantages::FromRewards {
+                Self::FromRewards {
                     rewards,
                     response_index,
                     ..
@@ -188,35 +151,69 @@ impl DeviceBatch<'_> {
                 groups: groups.read(accesses)?,
                 response_index: accesses.read_some("response_index", response_index.as_ref())?,
             },
-            (DeviceAdvantages::FromRewards { .. }, None) => {
+            (Self::FromRewards { .. }, None) => {
                 return Err(Error::missing("groups", "those of the rewards"));
             }
-            (DeviceAdvantages::PerResponse(values), _) => {
+            (Self::PerResponse(values), _) => {
                 AdvantageBuffers::PerResponse(accesses.read(field, values)?)
             }
-            (DeviceAdvantages::PerToken(values), _) => {
+            (Self::PerToken(values), _) => {
                 AdvantageBuffers::PerToken(accesses.read(field, values)?)
             }
         })
     }
 }
 
-fn read_tensor<'s>(
+impl DeviceWeight<'_> {
+    pub(super) fn read<'s>(&'s self, accesses: &mut Accesses<'s>) -> Result<WeightBuffer> {
+        let field = "importance_weight";
+        Ok(match self {
+            Self::PerToken(weight) => WeightBuffer::PerToken(accesses.read(field, weight)?),
+            Self::PerResponse(weight) => WeightBuffer::PerResponse(accesses.read(field, weight)?),
+        })
+    }
+}
+
+impl DeviceBatch<'_> {
+    pub(super) fn read<'s>(
+        &'s self,
+        groups: Option<&'s GroupViews<'s>>,
+        accesses: &mut Accesses<'s>,
+    ) -> Result<TokenBuffers<'s>> {
+        let dtype = (self.log_prob.dtype(), "log_prob");
+        let weight = self.importance_weight.as_ref();
+        let mut read_alike = |field, tensor: &'s Option<DeviceTensor<'_>>| {
+            let read = |tensor| read_alike(field, tensor, dtype, accesses);
+            tensor.as_ref().map(read).transpose()
+        };
+        let old_log_prob = read_alike("old_log_prob", &self.old_log_prob)?;
+        let ref_log_prob = read_alike("ref_log_prob", &self.ref_log_prob)?;
+        Ok(TokenBuffers {
+            layout: self.layout.read(accesses)?,
+            mask: accesses.read_some("mask", self.mask.as_ref())?,
+            dtype: dtype.0,
+            log_prob: accesses.read_tensor("log_prob", &self.log_prob)?,
+            old_log_prob,
+            ref_log_prob,
+            importance_weight: weight.map(|weight| weight.read(accesses)).transpose()?,
+            advantages: self.advantages.read(groups, accesses)?,
+        })
+    }
+}
+
+/// Reads a tensor whose dtype is to be that of another, by name.
+pub(super) fn read_alike<'s>(
     field: &str,
     tensor: &'s DeviceTensor<'_>,
-    dtype: DType,
+    (dtype, other): (DType, &str),
     accesses: &mut Accesses<'s>,
 ) -> Result<Buffer> {
     if tensor.dtype() != dtype {
         return Err(Error::invalid(
             field,
-            format!("dtype {dtype:?} as log_prob"),
+            format!("dtype {dtype:?} as {other}"),
             format!("{:?}", tensor.dtype()),
         ));
     }
-    match tensor {
-        DeviceTensor::F32(slice) => accesses.read(field, slice),
-        DeviceTensor::Bf16(slice) => accesses.read(field, slice),
-        DeviceTensor::F16(slice) => accesses.read(field, slice),
-    }
+    accesses.read_tensor(field, tensor)
 }

@@ -1,6 +1,6 @@
 //! What every launch has in common: result codes, and the order among users of the same memory.
 
-use super::memory::{DeviceSlice, DeviceSliceMut};
+use super::memory::{DeviceSlice, DeviceSliceMut, DeviceTensor, DeviceTensorMut};
 use super::stream::Stream;
 use crate::error::{Error, Result};
 use crate::params::Buffer;
@@ -119,6 +119,32 @@ impl<'s> Accesses<'s> {
         let buffer = self.write_some(field, slice)?;
         buffer.map_or(Ok(()), |buffer| expect_scalar(field, buffer.len))?;
         Ok(buffer)
+    }
+
+    /// [`Self::read`] of a tensor of any dtype.
+    pub(super) fn read_tensor(
+        &mut self,
+        field: &str,
+        tensor: &'s DeviceTensor<'_>,
+    ) -> Result<Buffer> {
+        match tensor {
+            DeviceTensor::F32(slice) => self.read(field, slice),
+            DeviceTensor::Bf16(slice) => self.read(field, slice),
+            DeviceTensor::F16(slice) => self.read(field, slice),
+        }
+    }
+
+    /// [`Self::write`] of a tensor of any dtype.
+    pub(super) fn write_tensor(
+        &mut self,
+        field: &str,
+        tensor: &'s mut DeviceTensorMut<'_>,
+    ) -> Result<Buffer> {
+        match tensor {
+            DeviceTensorMut::F32(slice) => self.write(field, slice),
+            DeviceTensorMut::Bf16(slice) => self.write(field, slice),
+            DeviceTensorMut::F16(slice) => self.write(field, slice),
+        }
     }
 
     /// [`Self::write`] of a workspace, of which the launch needs `bytes`.

@@ -3,7 +3,7 @@
 use super::batch::DeviceBatch;
 use super::launch::Accesses;
 use super::memory::{DeviceSlice, DeviceSliceMut, DeviceTensorMut};
-use super::metrics::DeviceMetrics;
+use super::metrics::{DeviceMetrics, Written};
 use super::range::Range;
 use super::stream::Stream;
 use super::workspace::Workspace;
@@ -41,6 +41,15 @@ pub enum DeviceNormalizer<'a> {
     Scalar(DeviceSlice<'a, f64>),
 }
 
+impl DeviceNormalizer<'_> {
+    pub(super) fn read<'s>(&'s self, accesses: &mut Accesses<'s>) -> Result<NormalizerSource> {
+        Ok(match self {
+            Self::Config => NormalizerSource::Config,
+            Self::Scalar(scalar) => NormalizerSource::Scalar(accesses.read("normalizer", scalar)?),
+        })
+    }
+}
+
 /// Bytes of workspace that [`loss_from_log_probs`] takes for `batch`, whatever its outputs are. A
 /// workspace for the largest batch serves every smaller one.
 ///
@@ -51,7 +60,7 @@ pub fn loss_from_log_probs_workspace_bytes(
     batch: &DeviceBatch<'_>,
     config: &Config,
 ) -> Result<usize> {
-    let views = batch.group_views();
+    let views = batch.advantages.group_views();
     let mut accesses = Accesses::new(stream)?;
     let inputs = batch.read(views.as_ref(), &mut accesses)?;
     // The query looks at shapes only, so that any address stands for the outputs.
@@ -99,7 +108,7 @@ fn workspace_bytes(params: &sys::qae_loss_from_log_probs_params) -> u64 {
 ///
 /// Masked slots get gradient 0, whatever stands there, NaN and infinities included. So do inactive
 /// responses (advantage exactly 0 and no KL term): nothing of them is read with
-/// [`crate::MetricsScope::Active`], and with [`crate::InactiveGradient::Untouched`] nothing is
+/// [`crate::MetricsScope::Active`], and with [`crate::Gradient::Untouched`] nothing is
 /// written. All masked, or no rows: loss 0. Tokens whose log-ratio, loss or gradient is not finite
 /// are left out and counted ([`crate::Metrics::check`]).
 ///
@@ -165,20 +174,15 @@ pub fn loss_from_log_probs(
     workspace: &mut Workspace<'_>,
 ) -> Result<()> {
     let _range = Range::new(c"qae::loss_from_log_probs");
-    let views = batch.group_views();
+    let views = batch.advantages.group_views();
     let mut metrics = outputs.metrics.lend();
     let mut scratch = workspace.lend("loss_from_log_probs")?;
     let mut accesses = Accesses::new(stream)?;
     let inputs = batch.read(views.as_ref(), &mut accesses)?;
-    let normalizer = match normalizer {
-        DeviceNormalizer::Config => NormalizerSource::Config,
-        DeviceNormalizer::Scalar(scalar) => {
-            NormalizerSource::Scalar(accesses.read("normalizer", scalar)?)
-        }
-    };
+    let normalizer = normalizer.read(&mut accesses)?;
     let buffers = OutputBuffers {
         gradient_dtype: outputs.d_log_prob.dtype(),
-        d_log_prob: write_tensor("d_log_prob", &mut outputs.d_log_prob, &mut accesses)?,
+        d_log_prob: accesses.write_tensor("d_log_prob", &mut outputs.d_log_prob)?,
         gradient_row_stride: outputs.gradient_row_stride,
         baseline: accesses.write_some("baseline", outputs.baseline.as_mut())?,
         advantage: accesses.write_some("advantage", outputs.advantage.as_mut())?,
@@ -195,18 +199,7 @@ pub fn loss_from_log_probs(
         // checked, and `accesses` orders the launch with its other users.
         unsafe { sys::qae_loss_from_log_probs(&params, stream) }
     })?;
-    outputs.metrics.set_written(config.metrics_scope);
+    let scope = config.metrics_scope;
+    outputs.metrics.set_written(Written::FromLogProbs(scope));
     Ok(())
-}
-
-fn write_tensor<'s>(
-    field: &str,
-    tensor: &'s mut DeviceTensorMut<'_>,
-    accesses: &mut Accesses<'s>,
-) -> Result<Buffer> {
-    match tensor {
-        DeviceTensorMut::F32(slice) => accesses.write(field, slice),
-        DeviceTensorMut::Bf16(slice) => accesses.write(field, slice),
-        DeviceTensorMut::F16(slice) => accesses.write(field, slice),
-    }
 }

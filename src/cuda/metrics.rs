@@ -10,16 +10,24 @@ use crate::params;
 use crate::sys;
 use cudarc::driver::CudaSlice;
 
-const LOSS_WORDS: usize = size_of::<sys::qae_loss_metrics>() / 8;
+/// The metrics from logits begin with those from log-probs.
+const LOSS_WORDS: usize = size_of::<sys::qae_logits_metrics>() / 8;
 const GROUP_WORDS: usize = size_of::<sys::qae_group_metrics>() / 8;
 
-/// Where `loss_from_log_probs` writes its loss and metrics: launches only enqueue, so that nothing
-/// waits until [`Self::read`].
+/// Where `loss_from_log_probs` and `loss_from_logits` write their loss and metrics: launches only
+/// enqueue, so that nothing waits until [`Self::read`].
 #[derive(Debug)]
 pub struct DeviceMetrics {
     words: CudaSlice<u64>,
-    /// Of the latest launch.
-    scope: Option<MetricsScope>,
+    /// By the latest launch.
+    written: Option<Written>,
+}
+
+/// Which operation wrote metrics, and of which tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Written {
+    FromLogProbs(MetricsScope),
+    FromLogits(MetricsScope),
 }
 
 impl DeviceMetrics {
@@ -30,7 +38,7 @@ impl DeviceMetrics {
     pub fn new(stream: &Stream) -> Result<Self> {
         Ok(Self {
             words: alloc(stream, LOSS_WORDS)?,
-            scope: None,
+            written: None,
         })
     }
 
@@ -49,17 +57,21 @@ impl DeviceMetrics {
     /// # }
     /// ```
     pub fn read(&self, stream: &Stream) -> Result<Metrics> {
-        let scope = self
-            .scope
-            .ok_or_else(|| Error::missing("metrics", "those of a launch of loss_from_log_probs"))?;
+        let written = self
+            .written
+            .ok_or_else(|| Error::missing("metrics", "those of a launch of a loss"))?;
         let words = download(stream, &self.words)?;
         // SAFETY: as many words as the struct has, whose fields are plain numbers.
-        let metrics = unsafe { words.as_ptr().cast::<sys::qae_loss_metrics>().read() };
-        Ok(params::loss_metrics(&metrics, scope))
+        let metrics = unsafe { words.as_ptr().cast::<sys::qae_logits_metrics>().read() };
+        Ok(match written {
+            Written::FromLogProbs(scope) => params::loss_metrics(&metrics.loss, scope),
+            Written::FromLogits(scope) => params::logits_metrics(&metrics, scope),
+        })
     }
 
-    /// The struct `qae_loss_metrics` of `kernels/qae.h` on the device, as 8-byte words: its first
-    /// three are the f64 loss, policy-gradient term and KL term, for a trainer's own kernels.
+    /// The struct `qae_logits_metrics` of `kernels/qae.h` on the device, which begins with
+    /// `qae_loss_metrics`, as 8-byte words: its first three are the f64 loss, policy-gradient term
+    /// and KL term, for a trainer's own kernels.
     pub fn words(&self) -> &CudaSlice<u64> {
         &self.words
     }
@@ -68,9 +80,9 @@ impl DeviceMetrics {
         (&mut self.words).into()
     }
 
-    /// After a launch whose metrics have `scope`.
-    pub(super) fn set_written(&mut self, scope: MetricsScope) {
-        self.scope = Some(scope);
+    /// After a launch.
+    pub(super) fn set_written(&mut self, written: Written) {
+        self.written = Some(written);
     }
 }
 

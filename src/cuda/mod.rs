@@ -2,8 +2,10 @@
 //! any launch. Needs the feature `cuda`; built on [cudarc](https://docs.rs/cudarc).
 //!
 //! [`Device::open`] finds a GPU or says why there is none, without a panic where no driver is
-//! installed. [`advantages`], [`token_counts`] and [`loss_from_log_probs`] are the operations;
-//! [`CudaBackend`] is the same for tensors on the host.
+//! installed. [`advantages`], [`token_counts`], [`loss_from_log_probs`], [`loss_from_logits`],
+//! [`log_probs_from_logits`] with its [backward pass](log_probs_from_logits_backward), and
+//! [`merge_softmax_stats`] for a vocabulary in shards are the operations; [`CudaBackend`] is the same
+//! for tensors on the host.
 //!
 //! # Stream ordering
 //! A call checks its arguments, enqueues its launch on the [`Stream`] and returns: it neither
@@ -39,10 +41,16 @@ mod device;
 mod graph;
 mod groups;
 mod launch;
+mod log_probs_from_logits;
+mod log_probs_from_logits_backward;
+mod logits;
+mod logits_batch;
 mod loss_from_log_probs;
+mod loss_from_logits;
 mod memory;
 mod metrics;
 mod range;
+mod softmax_stats;
 mod stream;
 mod token_counts;
 mod traffic;
@@ -52,17 +60,26 @@ mod workspace;
 /// The release of cudarc whose contexts, streams and memory this interface takes.
 pub use cudarc;
 
+pub use crate::params::RowPolicy;
 pub use advantages::{AdvantageOutputs, advantages, advantages_workspace_bytes};
-pub use backend::CudaBackend;
+pub use backend::{CudaBackend, LogitsPlacement};
 pub use batch::{DeviceAdvantages, DeviceBatch, DeviceLayout, DeviceWeight};
 pub use device::{Device, DeviceInfo, DriverVersion, devices, driver_version};
 pub use graph::Graph;
 pub use groups::DeviceGroups;
+pub use log_probs_from_logits::{DeviceLogitsRows, LogProbsOutputs, log_probs_from_logits};
+pub use log_probs_from_logits_backward::{LogProbsDerivatives, log_probs_from_logits_backward};
+pub use logits::{DeviceLogits, DeviceTokenIds, LogitsGradient};
+pub use logits_batch::{DeviceLogitsBatch, DeviceLogitsLayout};
 pub use loss_from_log_probs::{
     DeviceNormalizer, LossOutputs, loss_from_log_probs, loss_from_log_probs_workspace_bytes,
 };
+pub use loss_from_logits::{
+    LossFromLogitsOutputs, loss_from_logits, loss_from_logits_workspace_bytes,
+};
 pub use memory::{DeviceSlice, DeviceSliceMut, DeviceTensor, DeviceTensorMut, ForeignSlice};
 pub use metrics::{DeviceGroupMetrics, DeviceMetrics};
+pub use softmax_stats::{SoftmaxStats, merge_softmax_stats};
 pub use stream::Stream;
 pub use token_counts::{token_counts, token_counts_workspace_bytes};
 pub use workspace::Workspace;

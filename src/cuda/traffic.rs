@@ -1,8 +1,12 @@
 //! How many bytes a run moves: counted from shapes, configuration and result, not measured.
 
+mod logits;
+
+pub(super) use logits::{backward_bytes, forward_bytes, logits_bytes_moved};
+
 use crate::backend::LossOutput;
 use crate::batch::{Advantages, DType, ImportanceWeight, Layout, TokenBatch};
-use crate::config::{Config, InactiveGradient, MetricsScope, Normalizer};
+use crate::config::{Config, Gradient, MetricsScope, Normalizer};
 
 /// Bytes that `token_counts` and `loss_from_log_probs` must read and write: every tensor element
 /// that they need, once each. Masked slots of a row that is read count, as they share its sectors;
@@ -20,7 +24,8 @@ pub(super) fn bytes_moved(
     }
     let row_bytes = |row: usize| row_bytes(batch, config, gradient, row, is_active[row]);
     let tokens: usize = (0..rows).map(row_bytes).sum();
-    (tokens + index_bytes(batch) + reward_bytes(batch, output)) as u64
+    let indices = index_bytes(&batch.layout, batch.importance_weight);
+    (tokens + indices + reward_bytes(batch.advantages, output)) as u64
 }
 
 fn row_bytes(
@@ -51,18 +56,18 @@ fn row_bytes(
     if is_active && matches!(batch.importance_weight, Some(ImportanceWeight::PerToken(_))) {
         per_slot += 4;
     }
-    let is_written = acts || config.inactive_gradient == InactiveGradient::ZeroFill;
+    let is_written = acts || config.gradient == Gradient::ZeroFill;
     slots.length * per_slot + usize::from(is_written) * slots.num_slots * gradient.size()
 }
 
 /// Lengths, offsets, indices and what else there is one of for each row.
-fn index_bytes(batch: &TokenBatch<'_>) -> usize {
-    let rows = batch.layout.num_rows();
-    let layout = match batch.layout {
+fn index_bytes(layout: &Layout<'_>, weight: Option<ImportanceWeight<'_>>) -> usize {
+    let rows = layout.num_rows();
+    let layout = match layout {
         Layout::Packed { .. } => 8 * (rows + 1),
         Layout::Padded { lengths, .. } => 4 * lengths.map_or(0, <[i32]>::len),
     };
-    let weight = match batch.importance_weight {
+    let weight = match weight {
         Some(ImportanceWeight::PerResponse(weight)) => 4 * weight.len(),
         _ => 0,
     };
@@ -71,8 +76,8 @@ fn index_bytes(batch: &TokenBatch<'_>) -> usize {
 }
 
 /// Rewards and groups in, baselines and advantages out; or given advantages in.
-fn reward_bytes(batch: &TokenBatch<'_>, output: &LossOutput) -> usize {
-    match batch.advantages {
+fn reward_bytes(advantages: Advantages<'_>, output: &LossOutput) -> usize {
+    match advantages {
         Advantages::FromRewards {
             rewards,
             groups,

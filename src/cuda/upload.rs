@@ -1,203 +1,56 @@
-//! A host batch in device memory.
+//! Host batches in device memory.
+
+mod logits;
+mod owned;
+
+pub(super) use logits::{GradientMemory, UploadedLogits, UploadedLogitsBatch};
+pub(super) use owned::{Owned, OwnedTensor};
 
 use super::batch::{DeviceAdvantages, DeviceBatch, DeviceLayout, DeviceWeight};
 use super::groups::DeviceGroups;
-use super::launch::driver_error;
-use super::memory::{DeviceSlice, DeviceSliceMut, DeviceTensor};
 use super::stream::Stream;
 use crate::batch::{Advantages, ImportanceWeight, Layout, Tensor, TokenBatch};
 use crate::error::Result;
-use cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
-use half::{bf16, f16};
 
-/// A tensor of this program on the device. An empty one has memory, too: CUDA allocates no 0 bytes.
+/// A [`Layout`].
 #[derive(Debug)]
-pub(super) struct Owned<T> {
-    memory: CudaSlice<T>,
-    len: usize,
+struct OwnedLayout<'h> {
+    host: Layout<'h>,
+    lengths: Option<Owned<i32>>,
+    offsets: Option<Owned<i64>>,
 }
 
-impl<T: DeviceRepr + ValidAsZeroBits> Owned<T> {
-    pub(super) fn zeros(stream: &Stream, len: usize) -> Result<Self> {
-        let memory = stream.cudarc().alloc_zeros(len.max(1));
-        let memory = memory.map_err(|error| driver_error("cuMemAllocAsync", error))?;
-        Ok(Self { memory, len })
-    }
-
-    pub(super) fn upload(stream: &Stream, values: &[T]) -> Result<Self> {
-        if values.is_empty() {
-            return Self::zeros(stream, 0);
-        }
-        let memory = stream.cudarc().clone_htod(values);
-        Ok(Self {
-            memory: memory.map_err(|error| driver_error("cuMemcpyHtoDAsync", error))?,
-            len: values.len(),
-        })
-    }
-
-    /// Waits for the stream.
-    pub(super) fn download(&self, stream: &Stream) -> Result<Vec<T>> {
-        let values = stream
-            .cudarc()
-            .clone_dtoh(&self.memory.slice(..self.len.max(1)));
-        let mut values = values.map_err(|error| driver_error("cuMemcpyDtoHAsync", error))?;
-        stream.synchronize()?;
-        values.truncate(self.len);
-        Ok(values)
-    }
-
-    pub(super) fn as_slice(&self) -> DeviceSlice<'_, T> {
-        self.memory.slice(..self.len).into()
-    }
-
-    pub(super) fn as_slice_mut(&mut self) -> DeviceSliceMut<'_, T> {
-        self.memory.slice_mut(..self.len).into()
-    }
-}
-
-#[derive(Debug)]
-enum OwnedTensor {
-    F32(Owned<f32>),
-    Bf16(Owned<bf16>),
-    F16(Owned<f16>),
-}
-
-impl OwnedTensor {
-    fn upload(stream: &Stream, tensor: Tensor<'_>) -> Result<Self> {
-        Ok(match tensor {
-            Tensor::F32(values) => Self::F32(Owned::upload(stream, values)?),
-            Tensor::Bf16(values) => Self::Bf16(Owned::upload(stream, values)?),
-            Tensor::F16(values) => Self::F16(Owned::upload(stream, values)?),
-        })
-    }
-
-    fn as_tensor(&self) -> DeviceTensor<'_> {
-        match self {
-            Self::F32(values) => DeviceTensor::F32(values.as_slice()),
-            Self::Bf16(values) => DeviceTensor::Bf16(values.as_slice()),
-            Self::F16(values) => DeviceTensor::F16(values.as_slice()),
-        }
-    }
-}
-
-#[derive(Debug)]
-enum OwnedIndices {
-    Lengths(Owned<i32>),
-    Offsets(Owned<i64>),
-    None,
-}
-
-#[derive(Debug)]
-enum OwnedAdvantages {
-    Rewards {
-        rewards: Owned<f32>,
-        groups: Box<DeviceGroups>,
-        response_index: Option<Owned<i32>>,
-    },
-    Given(Owned<f32>),
-}
-
-/// Everything of a [`TokenBatch`].
-#[derive(Debug)]
-pub(super) struct UploadedBatch<'h> {
-    host: &'h TokenBatch<'h>,
-    indices: OwnedIndices,
-    mask: Option<Owned<u8>>,
-    log_prob: OwnedTensor,
-    old_log_prob: Option<OwnedTensor>,
-    ref_log_prob: Option<OwnedTensor>,
-    importance_weight: Option<Owned<f32>>,
-    advantages: OwnedAdvantages,
-}
-
-impl<'h> UploadedBatch<'h> {
-    pub(super) fn new(stream: &Stream, host: &'h TokenBatch<'h>) -> Result<Self> {
-        let tensor = |tensor: Option<Tensor<'_>>| {
-            tensor
-                .map(|tensor| OwnedTensor::upload(stream, tensor))
-                .transpose()
+impl<'h> OwnedLayout<'h> {
+    fn upload(stream: &Stream, host: Layout<'h>) -> Result<Self> {
+        let (lengths, offsets) = match host {
+            Layout::Padded { lengths, .. } => (lengths, None),
+            Layout::Packed { offsets } => (None, Some(offsets)),
         };
-        let indices = match host.layout {
-            Layout::Padded {
-                lengths: Some(lengths),
-                ..
-            } => OwnedIndices::Lengths(Owned::upload(stream, lengths)?),
-            Layout::Padded { lengths: None, .. } => OwnedIndices::None,
-            Layout::Packed { offsets } => OwnedIndices::Offsets(Owned::upload(stream, offsets)?),
-        };
-        let weight = host.importance_weight.map(|weight| match weight {
-            ImportanceWeight::PerToken(values) | ImportanceWeight::PerResponse(values) => values,
-        });
+        let lengths = lengths.map(|lengths| Owned::upload(stream, lengths));
+        let offsets = offsets.map(|offsets| Owned::upload(stream, offsets));
         Ok(Self {
             host,
-            indices,
-            mask: host
-                .mask
-                .map(|mask| Owned::upload(stream, mask))
-                .transpose()?,
-            log_prob: OwnedTensor::upload(stream, host.log_prob)?,
-            old_log_prob: tensor(host.old_log_prob)?,
-            ref_log_prob: tensor(host.ref_log_prob)?,
-            importance_weight: weight
-                .map(|weight| Owned::upload(stream, weight))
-                .transpose()?,
-            advantages: upload_advantages(stream, host.advantages)?,
+            lengths: lengths.transpose()?,
+            offsets: offsets.transpose()?,
         })
     }
 
-    pub(super) fn as_batch(&self) -> DeviceBatch<'_> {
-        let weight = self.importance_weight.as_ref().map(Owned::as_slice);
-        DeviceBatch {
-            layout: self.layout(),
-            mask: self.mask.as_ref().map(Owned::as_slice),
-            log_prob: self.log_prob.as_tensor(),
-            old_log_prob: self.old_log_prob.as_ref().map(OwnedTensor::as_tensor),
-            ref_log_prob: self.ref_log_prob.as_ref().map(OwnedTensor::as_tensor),
-            importance_weight: weight.map(|weight| match self.host.importance_weight {
-                Some(ImportanceWeight::PerResponse(_)) => DeviceWeight::PerResponse(weight),
-                _ => DeviceWeight::PerToken(weight),
-            }),
-            advantages: self.advantages(),
-        }
-    }
-
-    fn layout(&self) -> DeviceLayout<'_> {
-        match (self.host.layout, &self.indices) {
-            (_, OwnedIndices::Offsets(offsets)) => DeviceLayout::Packed {
+    fn as_layout(&self) -> DeviceLayout<'_> {
+        match (self.host, &self.offsets) {
+            (_, Some(offsets)) => DeviceLayout::Packed {
                 offsets: offsets.as_slice(),
-                num_slots: self.host.log_prob.len(),
+                num_slots: self.host.num_elements(),
             },
-            (layout, indices) => {
+            (layout, None) => {
                 let (width, row_stride, mask_row_stride) = padded_shape(layout);
                 DeviceLayout::Padded {
                     num_rows: layout.num_rows(),
                     width,
                     row_stride,
                     mask_row_stride,
-                    lengths: match indices {
-                        OwnedIndices::Lengths(lengths) => Some(lengths.as_slice()),
-                        _ => None,
-                    },
+                    lengths: self.lengths.as_ref().map(Owned::as_slice),
                 }
             }
-        }
-    }
-
-    fn advantages(&self) -> DeviceAdvantages<'_> {
-        match &self.advantages {
-            OwnedAdvantages::Rewards {
-                rewards,
-                groups,
-                response_index,
-            } => DeviceAdvantages::FromRewards {
-                rewards: rewards.as_slice(),
-                groups,
-                response_index: response_index.as_ref().map(Owned::as_slice),
-            },
-            OwnedAdvantages::Given(values) => match self.host.advantages {
-                Advantages::PerToken(_) => DeviceAdvantages::PerToken(values.as_slice()),
-                _ => DeviceAdvantages::PerResponse(values.as_slice()),
-            },
         }
     }
 }
@@ -214,21 +67,147 @@ fn padded_shape(layout: Layout<'_>) -> (usize, usize, usize) {
     }
 }
 
-fn upload_advantages(stream: &Stream, advantages: Advantages<'_>) -> Result<OwnedAdvantages> {
-    Ok(match advantages {
-        Advantages::FromRewards {
-            rewards,
-            groups,
-            response_index,
-        } => OwnedAdvantages::Rewards {
-            rewards: Owned::upload(stream, rewards)?,
-            groups: Box::new(DeviceGroups::upload(stream, groups.clone())?),
-            response_index: response_index
-                .map(|index| Owned::upload(stream, index))
-                .transpose()?,
-        },
-        Advantages::PerResponse(values) | Advantages::PerToken(values) => {
-            OwnedAdvantages::Given(Owned::upload(stream, values)?)
+#[derive(Debug)]
+enum OwnedWeight {
+    PerToken(Owned<f32>),
+    PerResponse(Owned<f32>),
+}
+
+impl OwnedWeight {
+    fn upload(stream: &Stream, weight: ImportanceWeight<'_>) -> Result<Self> {
+        Ok(match weight {
+            ImportanceWeight::PerToken(weight) => Self::PerToken(Owned::upload(stream, weight)?),
+            ImportanceWeight::PerResponse(weight) => {
+                Self::PerResponse(Owned::upload(stream, weight)?)
+            }
+        })
+    }
+
+    fn as_weight(&self) -> DeviceWeight<'_> {
+        match self {
+            Self::PerToken(weight) => DeviceWeight::PerToken(weight.as_slice()),
+            Self::PerResponse(weight) => DeviceWeight::PerResponse(weight.as_slice()),
         }
-    })
+    }
+}
+
+#[derive(Debug)]
+enum OwnedAdvantages {
+    Rewards {
+        rewards: Owned<f32>,
+        groups: Box<DeviceGroups>,
+        response_index: Option<Owned<i32>>,
+    },
+    PerResponse(Owned<f32>),
+    PerToken(Owned<f32>),
+}
+
+impl OwnedAdvantages {
+    fn upload(stream: &Stream, advantages: Advantages<'_>) -> Result<Self> {
+        Ok(match advantages {
+            Advantages::FromRewards {
+                rewards,
+                groups,
+                response_index,
+            } => Self::Rewards {
+                rewards: Owned::upload(stream, rewards)?,
+                groups: Box::new(DeviceGroups::upload(stream, groups.clone())?),
+                response_index: response_index
+                    .map(|index| Owned::upload(stream, index))
+                    .transpose()?,
+            },
+            Advantages::PerResponse(values) => Self::PerResponse(Owned::upload(stream, values)?),
+            Advantages::PerToken(values) => Self::PerToken(Owned::upload(stream, values)?),
+        })
+    }
+
+    fn as_advantages(&self) -> DeviceAdvantages<'_> {
+        match self {
+            Self::Rewards {
+                rewards,
+                groups,
+                response_index,
+            } => DeviceAdvantages::FromRewards {
+                rewards: rewards.as_slice(),
+                groups,
+                response_index: response_index.as_ref().map(Owned::as_slice),
+            },
+            Self::PerResponse(values) => DeviceAdvantages::PerResponse(values.as_slice()),
+            Self::PerToken(values) => DeviceAdvantages::PerToken(values.as_slice()),
+        }
+    }
+}
+
+/// What the losses have in common: everything but log-probs of the policy, or logits.
+#[derive(Debug)]
+struct UploadedTokens {
+    mask: Option<Owned<u8>>,
+    old_log_prob: Option<OwnedTensor>,
+    ref_log_prob: Option<OwnedTensor>,
+    importance_weight: Option<OwnedWeight>,
+    advantages: OwnedAdvantages,
+}
+
+impl UploadedTokens {
+    fn new(
+        stream: &Stream,
+        mask: Option<&[u8]>,
+        [old_log_prob, ref_log_prob]: [Option<Tensor<'_>>; 2],
+        weight: Option<ImportanceWeight<'_>>,
+        advantages: Advantages<'_>,
+    ) -> Result<Self> {
+        let tensor = |tensor: Option<Tensor<'_>>| {
+            let upload = |tensor| OwnedTensor::upload(stream, tensor);
+            tensor.map(upload).transpose()
+        };
+        let mask = mask.map(|mask| Owned::upload(stream, mask));
+        let weight = weight.map(|weight| OwnedWeight::upload(stream, weight));
+        Ok(Self {
+            mask: mask.transpose()?,
+            old_log_prob: tensor(old_log_prob)?,
+            ref_log_prob: tensor(ref_log_prob)?,
+            importance_weight: weight.transpose()?,
+            advantages: OwnedAdvantages::upload(stream, advantages)?,
+        })
+    }
+}
+
+/// Everything of a [`TokenBatch`].
+#[derive(Debug)]
+pub(super) struct UploadedBatch<'h> {
+    layout: OwnedLayout<'h>,
+    log_prob: OwnedTensor,
+    tokens: UploadedTokens,
+}
+
+impl<'h> UploadedBatch<'h> {
+    pub(super) fn new(stream: &Stream, host: &TokenBatch<'h>) -> Result<Self> {
+        Ok(Self {
+            layout: OwnedLayout::upload(stream, host.layout)?,
+            log_prob: OwnedTensor::upload(stream, host.log_prob)?,
+            tokens: UploadedTokens::new(
+                stream,
+                host.mask,
+                [host.old_log_prob, host.ref_log_prob],
+                host.importance_weight,
+                host.advantages,
+            )?,
+        })
+    }
+
+    pub(super) fn as_batch(&self) -> DeviceBatch<'_> {
+        let tokens = &self.tokens;
+        DeviceBatch {
+            layout: self.layout.as_layout(),
+            mask: tokens.mask.as_ref().map(Owned::as_slice),
+            log_prob: self.log_prob.as_tensor(),
+            old_log_prob: tokens.old_log_prob.as_ref().map(OwnedTensor::as_tensor),
+            ref_log_prob: tokens.ref_log_prob.as_ref().map(OwnedTensor::as_tensor),
+            importance_weight: tokens
+                .importance_weight
+                .as_ref()
+                .map(OwnedWeight::as_weight),
+            advantages: tokens.advantages.as_advantages(),
+        }
+    }
 }

@@ -1,10 +1,10 @@
 //! Batches that own their tensors, made from a description.
 
 use super::random::Random;
-use crate::batch::{Advantages, DType, ImportanceWeight, Layout, Tensor, TokenBatch};
+use super::tensor::OwnedTensor;
+use crate::batch::{Advantages, DType, ImportanceWeight, Layout, TokenBatch};
 use crate::error::Result;
 use crate::groups::Groups;
-use half::{bf16, f16};
 
 /// Log-ratios that keep away from the bounds of the objectives, so that float32 decides as the
 /// reference does.
@@ -62,31 +62,6 @@ pub(super) struct Description {
     pub(super) has_old: bool,
     /// One token of each row has a log-prob of −∞.
     pub(super) has_infinities: bool,
-}
-
-#[derive(Debug)]
-enum OwnedTensor {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
-    F16(Vec<f16>),
-}
-
-impl OwnedTensor {
-    fn new(dtype: DType, values: Vec<f32>) -> Self {
-        match dtype {
-            DType::F32 => Self::F32(values),
-            DType::Bf16 => Self::Bf16(values.into_iter().map(bf16::from_f32).collect()),
-            DType::F16 => Self::F16(values.into_iter().map(f16::from_f32).collect()),
-        }
-    }
-
-    fn borrow(&self) -> Tensor<'_> {
-        match self {
-            Self::F32(values) => Tensor::F32(values),
-            Self::Bf16(values) => Tensor::Bf16(values),
-            Self::F16(values) => Tensor::F16(values),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -225,6 +200,11 @@ impl OwnedBatch {
                 lengths: self.lengths.as_deref(),
             },
         }
+    }
+
+    /// Of the token tensors, if padded.
+    pub(super) fn row_stride(&self) -> usize {
+        self.row_stride
     }
 
     pub(super) fn borrow(&self) -> TokenBatch<'_> {

@@ -1,10 +1,9 @@
 //! Results against those of the reference.
 
 use super::Outcome;
-use crate::backend::LossOutput;
-use crate::batch::TokenBatch;
+use crate::backend::{LogProbsOutput, LogitsOutput, LossOutput};
 use crate::error::Error;
-use crate::metrics::Metrics;
+use crate::metrics::{EntropyMetrics, Metrics};
 use crate::reference::AdvantageOutput;
 use std::fmt::Debug;
 
@@ -47,11 +46,9 @@ impl Comparison {
         Self { tolerance, worst }
     }
 
-    /// Of a call that returned an error.
-    pub(super) fn failed(error: &Error) -> Self {
-        let mut comparison = Self::new(0.0);
-        comparison.record(error.to_string().replace('\n', "; "), f64::INFINITY, 0.0);
-        comparison
+    /// The call returned an error.
+    pub(super) fn failed(&mut self, error: &Error) {
+        self.record(error.to_string().replace('\n', "; "), f64::INFINITY, 0.0);
     }
 
     pub(super) fn into_outcome(self, case: &str) -> Outcome {
@@ -86,16 +83,53 @@ impl Comparison {
     }
 
     fn tensor(&mut self, name: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+        self.zeros(name, found, expected);
+        self.values(name, found, expected, tolerance, 0.0);
+    }
+
+    /// d loss / d logits, of tokens whose d loss / d log_prob is at most `largest`: what a
+    /// probability is off by counts relative to that.
+    pub(super) fn d_logits(
+        &mut self,
+        found: &[f64],
+        expected: &[f64],
+        largest: f64,
+        rounding: f64,
+    ) {
+        let tolerance = self.tolerance + self.unless_exact(rounding);
+        self.zeros("d_logits", found, expected);
+        self.values("d_logits", found, expected, tolerance, largest);
+    }
+
+    /// What has to be exactly 0, as nothing acts there, may not be off at all.
+    fn zeros(&mut self, name: &str, found: &[f64], expected: &[f64]) {
+        let mut pairs = found.iter().zip(expected);
+        if pairs.any(|(found, expected)| *expected == 0.0 && *found != 0.0) {
+            self.record(name, f64::INFINITY, 0.0);
+        }
+    }
+
+    /// A subject that must be exact keeps its results in f64.
+    fn unless_exact(&self, rounding: f64) -> f64 {
+        if self.tolerance > 0.0 { rounding } else { 0.0 }
+    }
+
+    /// Log-probs and entropies, which have absolute errors where they are near 0.
+    fn nats(&mut self, name: &str, found: &[f64], expected: &[f64]) {
+        self.values(name, found, expected, self.tolerance, 1.0);
+    }
+
+    /// Errors relative to the largest value, or to `least`.
+    fn values(&mut self, name: &str, found: &[f64], expected: &[f64], tolerance: f64, least: f64) {
         if found.len() != expected.len() {
             let lengths = format!("{name}: {} of {} values", found.len(), expected.len());
             return self.record(lengths, f64::INFINITY, tolerance);
         }
-        let largest = expected.iter().fold(0.0, |max: f64, x| max.max(x.abs()));
+        let finite = expected.iter().filter(|x| x.is_finite());
+        let largest = finite.fold(least, |max: f64, x| max.max(x.abs()));
         for (found, expected) in found.iter().zip(expected) {
-            if found != expected {
-                // What has to be exactly 0 may not be off at all.
-                let is_zero = *expected == 0.0;
-                let tolerance = if is_zero { 0.0 } else { tolerance };
+            let is_nan = found.is_nan() && expected.is_nan();
+            if found != expected && !is_nan {
                 self.record(name, (found - expected).abs() / largest, tolerance);
             }
         }
@@ -120,10 +154,16 @@ impl Comparison {
         self.equal("groups", &found.metrics, &expected.metrics);
     }
 
-    /// `rounding`: of a gradient in a narrow dtype.
+    pub(super) fn log_probs(&mut self, found: &LogProbsOutput, expected: &LogProbsOutput) {
+        self.nats("log_prob", &found.log_prob, &expected.log_prob);
+        self.nats("entropy", &found.entropy, &expected.entropy);
+        self.nats("log_sum_exp", &found.log_sum_exp, &expected.log_sum_exp);
+    }
+
+    /// `rounding`: of a gradient in a narrow dtype; `log_prob` of an element of the token tensors.
     pub(super) fn loss(
         &mut self,
-        batch: &TokenBatch<'_>,
+        log_prob: impl Fn(usize) -> f64,
         found: &LossOutput,
         expected: &LossOutput,
         rounding: Option<f64>,
@@ -139,26 +179,64 @@ impl Comparison {
             }
         }
         self.equal("active_rows", &found.active_rows, &expected.active_rows);
-        // A subject that must be exact keeps its gradient in f64.
-        let rounding = if tolerance > 0.0 {
-            rounding.unwrap_or(0.0)
-        } else {
-            0.0
-        };
         let gradient = &expected.d_log_prob;
-        self.tensor(
-            "d_log_prob",
-            &found.d_log_prob,
-            gradient,
-            tolerance + rounding,
-        );
+        let tolerance = tolerance + self.unless_exact(rounding.unwrap_or(0.0));
+        self.tensor("d_log_prob", &found.d_log_prob, gradient, tolerance);
         // The terms of the loss, some of which cancel: A·ρ, or A·log_prob.
         let term = |(slot, g): (usize, &f64)| match *g {
             0.0 => 0.0,
-            g => g.abs() * batch.log_prob.get(slot).abs().max(1.0),
+            g => g.abs() * log_prob(slot).abs().max(1.0),
         };
         let terms = gradient.iter().enumerate().map(term).sum();
         self.metrics(&found.metrics, &expected.metrics, terms);
+    }
+
+    /// `narrow`: rounding of the gradient with respect to log-probs; `rounding`: to logits.
+    pub(super) fn loss_from_logits(
+        &mut self,
+        found: &LogitsOutput,
+        expected: &LogitsOutput,
+        narrow: Option<f64>,
+        rounding: f64,
+    ) {
+        self.nats("log_prob", &found.log_prob, &expected.log_prob);
+        self.nats("entropy", &found.entropy, &expected.entropy);
+        self.equal("active_slots", &found.active_slots, &expected.active_slots);
+        let of_tokens = expected.loss.d_log_prob.iter();
+        let largest = of_tokens.fold(0.0, |max: f64, g| max.max(g.abs()));
+        self.d_logits(&found.d_logits, &expected.d_logits, largest, rounding);
+        let log_prob = |slot: usize| expected.log_prob[slot];
+        self.loss(log_prob, &found.loss, &expected.loss, narrow);
+        match (found.loss.metrics.entropy, expected.loss.metrics.entropy) {
+            (Some(found), Some(expected)) => self.entropy(&found, &expected),
+            (found, expected) => self.equal("entropy metrics", &found, &expected),
+        }
+    }
+
+    fn entropy(&mut self, found: &EntropyMetrics, expected: &EntropyMetrics) {
+        let tokens = |m: &EntropyMetrics| [m.positive_tokens, m.zero_tokens, m.negative_tokens];
+        self.equal("entropy tokens", &tokens(found), &tokens(expected));
+        // The loss of tokens of a nat each.
+        let nat = expected.loss / expected.mean().abs().min(1.0);
+        let [positive, zero, negative] = tokens(expected).map(|tokens| tokens as f64);
+        for (name, found, expected, scale) in [
+            ("entropy.loss", found.loss, expected.loss, nat),
+            (
+                "entropy.positive",
+                found.positive,
+                expected.positive,
+                positive,
+            ),
+            ("entropy.zero", found.zero, expected.zero, zero),
+            (
+                "entropy.negative",
+                found.negative,
+                expected.negative,
+                negative,
+            ),
+        ] {
+            self.number(name, found, expected, scale);
+        }
     }
 
     fn metrics(&mut self, found: &Metrics, expected: &Metrics, terms: f64) {

@@ -3,9 +3,9 @@
 use super::List;
 use crate::config::{AdvantageConfig, Baseline, Gate, Interpolation, Scale};
 use crate::error::Result;
+use crate::selftest::Call;
 use crate::selftest::batch::{GroupKind, groups};
 use crate::selftest::random::Random;
-use crate::selftest::{Call, Case};
 
 /// Baselines x scales, then gates and the forms of groups.
 pub(super) fn advantage_cases(list: &mut List) -> Result<()> {
@@ -98,13 +98,13 @@ fn add_advantages(
         _ => random.pick(&[0.0, 0.0, 0.25, 0.5, 1.0]),
     };
     let rewards = (0..num_responses).map(|_| reward(random)).collect();
-    list.cases.push(Case {
+    list.push(
         name,
-        call: Call::Advantages {
+        Call::Advantages {
             rewards,
             groups,
             config,
         },
-    });
+    );
     Ok(())
 }
