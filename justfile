@@ -14,6 +14,10 @@ test:
 fmt:
     cargo fmt --all
 
+# Registers, loops and residency of the kernels, compiled here.
+sass *options:
+    eval "$(scripts/cuda-toolchain.sh)" && scripts/check-sass.py --summary {{ options }}
+
 # Regenerates src/sys.rs from kernels/qae.h.
 bindings:
     scripts/bindings.sh

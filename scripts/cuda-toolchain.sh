@@ -31,6 +31,19 @@ fail() {
     exit 1
 }
 
+case "$*" in
+'') ;;
+-h | --help)
+    # The head of this file.
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit
+    ;;
+*)
+    echo "usage: scripts/cuda-toolchain.sh [--help]" >&2
+    exit 2
+    ;;
+esac
+
 use_system_cuda() {
     local nvcc release
     nvcc=$(command -v nvcc) || fail "QAE_USE_SYSTEM_CUDA=1, but no nvcc is on PATH"

@@ -6,9 +6,10 @@
 #     gpu-bundle/scripts/gpu-suite.sh OUT
 #
 # Writes gpu-bundle/ and gpu-bundle.tar.gz to cargo's target directory: stripped binaries for every
-# architecture with the CUDA runtime linked in, the data they read, the PyTorch programs, and a
-# manifest. Fails where a binary would not start on a machine with a driver and an older Linux, or
-# where the archive is too large to be handed around. Needs no GPU and no CUDA installation.
+# architecture with the CUDA runtime linked in, the data they read, the PyTorch programs, the wheels
+# of benches/pytorch/peers.txt, and a manifest. Fails where a binary would not start on a machine
+# with a driver and an older Linux, or where the archive is too large to be handed around. Needs no
+# GPU and no CUDA installation; fetches wheels from PyPI.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -71,7 +72,12 @@ check_binary() {
 }
 
 rm -rf "$bundle" "$archive"
-mkdir -p "$bundle"/{bin,scripts,benches/pytorch,tests/data}
+mkdir -p "$bundle"/{bin,scripts,benches/pytorch,tests,wheels}
+# By digest, and without what they need: that is what the GPU machine has PyTorch for.
+peers=benches/pytorch/peers.txt
+python3 -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+    --only-binary=:all: --python-version 3.12 --dest "$bundle/wheels" --requirement "$peers" ||
+    fail "the wheels of $peers could not be fetched"
 glibc=0
 for entry in "bin qae qae" "example gpu_bench gpu_bench" "test cuda cuda-tests"; do
     read -r kind name file <<<"$entry"
@@ -83,7 +89,7 @@ done
 # The same paths as in the repository, which the binaries look for from the working directory.
 mkdir "$bundle/data"
 cp data/trl-addition.safetensors "$bundle/data/"
-cp -r tests/data/token "$bundle/tests/data/"
+cp -r tests/data "$bundle/tests/"
 cp benches/pytorch/*.py "$bundle/benches/pytorch/"
 cp scripts/gpu-suite.sh scripts/gpu-record.py "$bundle/scripts/"
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Collects what scripts/gpu-suite.sh measured into one record, and prints it as tables.
 
-    scripts/gpu-record.py --logs OUT/logs --manifest MANIFEST.json --out OUT
+    scripts/gpu-record.py --part P --logs OUT/logs/P --manifest MANIFEST.json --out OUT
 
-Writes OUT/<date>-<gpu>.json; benches/records/README.md describes its fields. Figures come from the
-logs alone: what was not measured is absent from the record and a dash in the tables. Needs no
-package beyond the standard library.
+Writes OUT/<date>-<gpu>-<part>.json; benches/records/README.md describes its fields. Figures come
+from the logs alone: what was not measured is absent from the record and a dash in the tables. Needs
+no package beyond the standard library.
 """
 
 import argparse
@@ -18,10 +18,24 @@ import statistics
 import sys
 
 SCHEMA = 1
-OPTIONAL_STEPS = {"ncu"}
 # Kinds of lines that the programs print, by their place in the record: one, or a list.
-SINGLE = {"device", "copy", "pytorch_device"}
-LISTS = {"loss_from_log_probs", "repeat_bits", "pytorch", "verl_loop", "skipped"}
+SINGLE = ["device", "copy", "pytorch_device", "pytorch_copy"]
+FROM_LOGITS = ["loss_from_logits", "log_probs_from_logits", "log_probs_from_logits_backward"]
+LISTS = ["loss_from_log_probs", *FROM_LOGITS, "logits_check", "repeat_bits"]
+LISTS += ["pytorch", "pytorch_logits", "verl_loop", "skipped"]
+
+# What a kernel from logits is to reach, by its case: the part of the copy bandwidth, and how many
+# times faster than the fastest peer that moves the logits three times, and than eager PyTorch.
+LOGITS_TARGETS = {
+    "bf16/dense/in-place": (0.95, 1.4, 3.0),
+    "bf16/inactive-80/zero-fill": (0.93, 2.3, None),
+    "bf16/inactive-80/untouched": (0.89, 6.5, None),
+    "bf16/forward": (0.93, None, None),
+}
+
+
+def is_optional(step):
+    return step["step"].startswith("ncu")
 
 
 def json_lines(path):
@@ -79,23 +93,25 @@ def counters(path):
     return [{name.lower().replace(" ", "_"): row.get(name) for name in names} for row in rows]
 
 
-def make_record(logs, manifest, now):
+def make_record(part, logs, manifest, now):
     steps = read_steps(logs / "steps.tsv")
-    required = [step for step in steps if step["step"] not in OPTIONAL_STEPS]
+    required = [step for step in steps if not is_optional(step)]
     before = gpu_states(logs / "gpu-before.csv")
     record = {
         "schema": SCHEMA,
+        "part": part,
         "date": now.isoformat(timespec="seconds"),
         "complete": bool(required) and all(step["status"] == "passed" for step in required),
         "build": manifest,
         "steps": steps,
         "gpu": before[0] if before else None,
         "gpu_during": gpu_states(logs / "gpu-during.csv"),
-        "counters": counters(logs / "ncu.out"),
+        "counters": [row for path in sorted(logs.glob("ncu*.out")) for row in counters(path)],
     }
     record |= {name: None for name in SINGLE} | {name: [] for name in LISTS}
-    for log in ("bench", "repeat-bits", "pytorch"):
-        for line in json_lines(logs / f"{log}.out"):
+    # The profiled programs print their lines as well, of times that count for nothing.
+    for path in sorted(set(logs.glob("*.out")) - set(logs.glob("ncu*.out"))):
+        for line in json_lines(path):
             kind = line.pop("kind", None)
             if kind in SINGLE:
                 record[kind] = line
@@ -122,12 +138,12 @@ def gpu_name(record):
 
 def file_name(record):
     slug = re.sub(r"[^a-z0-9]+", "-", gpu_name(record).lower()).strip("-")
-    return f"{record['date'][:10]}-{slug}.json"
+    return f"{record['date'][:10]}-{slug}-{record['part']}.json"
 
 
-def copy_bandwidth(record):
+def copy_bandwidth(record, by="copy"):
     """Bytes per second, read and written."""
-    copy = record["copy"]
+    copy = record[by]
     return copy["bytes"] / statistics.median(copy["seconds"]) if copy else None
 
 
@@ -205,21 +221,83 @@ def pytorch_table(record):
     return rows
 
 
+def of_logits_peers(record, case):
+    """Median seconds of each peer in what `case` of this crate does too, by name."""
+    variant = "/".join(case.split("/")[:2])
+    entries = [entry for entry in record["pytorch_logits"] if entry["case"] == variant]
+    return {entry["peer"]: statistics.median(entry["seconds"]) for entry in entries}
+
+
+def beside(value, target, form):
+    """A figure with its target."""
+    if value is None or target is None:
+        return shown(value, form)
+    return f"{value:{form}} (>= {target:{form}})"
+
+
+def logits_table(record):
+    bandwidth = copy_bandwidth(record)
+    rows = [["from logits", "V", "ms", "GB/s", "of copy", "x fastest peer", "x eager", "beyond MB"]]
+    for entry in (entry for kind in FROM_LOGITS for entry in record[kind]):
+        median = statistics.median(entry["seconds"])
+        rate = entry["bytes"] / median
+        peers = of_logits_peers(record, entry["case"])
+        eager = peers.get("eager")
+        fastest = min(peers, key=peers.get, default=None)
+        targets = LOGITS_TARGETS.get(entry["case"], (None,) * 3)
+        of_fastest = beside(fastest and peers[fastest] / median, targets[1], ".2f")
+        peak = entry.get("peak_bytes")
+        row = [entry["case"], str(entry["vocab"]), f"{median * 1e3:.3f}", f"{rate / 1e9:.0f}"]
+        row.append(beside(bandwidth and rate / bandwidth, targets[0], ".1%"))
+        row.append(f"{of_fastest} {fastest}" if fastest else "-")
+        row.append(beside(eager and eager / median, targets[2], ".2f"))
+        rows.append([*row, shown(peak and peak / 1e6, ".1f")])
+    return rows
+
+
+def logits_peers_table(record):
+    rows = [["peer", "case", "ms", "copies", "launches", "beyond MB", "error"]]
+    copy = record["pytorch_copy"]
+    of_copy = statistics.median(copy["seconds"]) if copy else None
+    if copy:
+        rows.append(["copy of the logits", "-", f"{of_copy * 1e3:.3f}", "1.0", "-", "-", "-"])
+    for entry in record["pytorch_logits"]:
+        median = statistics.median(entry["seconds"])
+        peak = entry["peak_bytes"]
+        row = [entry["peer"], entry["case"], f"{median * 1e3:.3f}"]
+        row.append(shown(of_copy and median / of_copy, ".1f"))
+        row += [shown(entry["launches"], "d"), shown(peak and peak / 1e6, ".1f")]
+        rows.append([*row, f"{entry['error']:.1e}"])
+    return rows
+
+
+TABLES = {
+    "tokens": [loss_table, pytorch_table],
+    "logits": [logits_table, logits_peers_table],
+}
+
+
 def report(record):
     build = record["build"]
     changed = " with uncommitted changes" if build.get("uncommitted_changes") else ""
     driver = (record["gpu"] or {}).get("driver_version", "unknown")
     lines = [f"{gpu_name(record)}, driver {driver}, commit {build.get('commit')}{changed}"]
-    bandwidth = copy_bandwidth(record)
-    lines.append(f"copy bandwidth: {shown(bandwidth and bandwidth / 1e9, '.0f')} GB/s")
-    for rows in (loss_table(record), pytorch_table(record)):
+    for make_table in TABLES.get(record["part"], []):
+        rows = make_table(record)
         lines += ["", *(table(rows) if len(rows) > 1 else [f"{rows[0][0]}: not measured"])]
+    if record["part"] in TABLES:
+        bandwidth = copy_bandwidth(record)
+        lines.insert(1, f"copy bandwidth: {shown(bandwidth and bandwidth / 1e9, '.0f')} GB/s")
     for entry in record["skipped"]:
         lines.append(f"not measured: {', '.join(entry['cases'])}: {entry['reason']}")
     bits = record["repeat_bits"]
-    differing = sum(entry["differing"] for entry in bits)
-    launches = sum(entry["launches"] for entry in bits)
-    lines += ["", f"same bits: {len(bits)} cases, {launches} launches, {differing} differ"]
+    if bits:
+        differing = sum(entry["differing"] for entry in bits)
+        launches = sum(entry["launches"] for entry in bits)
+        lines += ["", f"same bits: {len(bits)} cases, {launches} launches, {differing} differ"]
+    for entry in record["logits_check"]:
+        error = f"off by {entry['error']:.1e}"
+        lines.append(f"checked: {entry['case']}, V = {entry['vocab']}: {error}")
     others = [step for step in record["steps"] if step["status"] != "passed"]
     lines += [f"NOT PASSED: {step['step']}: {step['status']} {step['reason']}" for step in others]
     if not record["complete"]:
@@ -229,6 +307,7 @@ def report(record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", required=True, help="of scripts/gpu-suite.sh")
     parser.add_argument("--logs", type=pathlib.Path, required=True)
     parser.add_argument("--manifest", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
@@ -239,7 +318,8 @@ def main():
         sys.exit(f"gpu-record: {options.manifest}: {error}")
     # The digests are in the bundle; the commit identifies what they are digests of.
     manifest.pop("sha256", None)
-    record = make_record(options.logs, manifest, datetime.datetime.now(datetime.timezone.utc))
+    now = datetime.datetime.now(datetime.timezone.utc)
+    record = make_record(options.part, options.logs, manifest, now)
     path = options.out / file_name(record)
     path.write_text(serialized(record))
     print("\n".join(["", *report(record), "", f"record: {path}"]))

@@ -62,6 +62,45 @@ FAKE_PYTORCH = [
         for mode, seconds in (("eager", 4e-5), ("compile", 2e-6))
     ),
 ]
+FAKE_LOGITS = [
+    {"kind": "device", "name": FAKE_GPU},
+    {"kind": "copy", "bytes": 2_000_000, "seconds": [1e-6]},
+    *(
+        {
+            "kind": kind,
+            "case": case,
+            "rows": 8192,
+            "vocab": 151936,
+            "bytes": 1_000_000,
+            "peak_bytes": 0,
+            "seconds": [1e-6, 1e-6, 9e-6],
+        }
+        for kind, case in (
+            ("loss_from_logits", "bf16/dense/in-place"),
+            ("loss_from_logits", "bf16/inactive-80/untouched"),
+            ("log_probs_from_logits_backward", "bf16/backward/in-place"),
+        )
+    ),
+    {"kind": "pytorch_copy", "bytes": 1, "seconds": [5e-7]},
+    *(
+        {
+            "kind": "pytorch_logits",
+            "case": f"bf16/{case}",
+            "peer": peer,
+            "launches": 3,
+            "peak_bytes": 2_000_000,
+            "error": 1e-3,
+            "seconds": [seconds],
+        }
+        for peer, case, seconds in (
+            ("liger", "dense", 2e-6),
+            ("eager", "dense", 8e-6),
+            ("liger", "inactive-80", 7e-6),
+        )
+    ),
+    {"kind": "skipped", "cases": ["quack bf16/dense"], "reason": "not importable"},
+    {"kind": "logits_check", "case": "bf16/forward", "vocab": 32000, "error": 2e-3},
+]
 FAKE_STEPS = [
     ("selftest", "passed", "0", "3", "60", ""),
     ("bench", "passed", "0", "3", "90", ""),
@@ -100,8 +139,8 @@ class Logs(unittest.TestCase):
     def write_steps(self, steps):
         self.write("steps.tsv", "".join("\t".join(step) + "\n" for step in steps))
 
-    def record(self):
-        return gpu_record.make_record(self.logs, dict(MANIFEST), NOW)
+    def record(self, part="tokens"):
+        return gpu_record.make_record(part, self.logs, dict(MANIFEST), NOW)
 
     def row(self, record, case):
         header, *rows = gpu_record.loss_table(record)
@@ -115,7 +154,7 @@ class Logs(unittest.TestCase):
         self.assertEqual(record["loss_from_log_probs"][0]["seconds"], [1e-6] * 20)
         self.assertEqual([row["metric_value"] for row in record["counters"]], ["134.2"])
         self.assertEqual(record["steps"][2]["exit"], None)
-        self.assertEqual(gpu_record.file_name(record), "2001-02-03-fake-gpu-9000.json")
+        self.assertEqual(gpu_record.file_name(record), "2001-02-03-fake-gpu-9000-tokens.json")
 
     def test_ratios_are_of_medians(self):
         row = self.row(self.record(), "f32/packed/dense")
@@ -150,7 +189,7 @@ class Logs(unittest.TestCase):
             path.unlink()
         record = self.record()
         self.assertFalse(record["complete"])
-        self.assertEqual(gpu_record.file_name(record), "2001-02-03-unknown-gpu.json")
+        self.assertEqual(gpu_record.file_name(record), "2001-02-03-unknown-gpu-tokens.json")
         self.assertIn("loss_from_log_probs: not measured", gpu_record.report(record))
 
     def test_a_line_that_was_cut_off_is_left_out(self):
@@ -159,9 +198,47 @@ class Logs(unittest.TestCase):
         self.assertEqual(len(record["loss_from_log_probs"]), 2)
         self.assertEqual(record["skipped"], [])
 
+    def logits_rows(self):
+        self.write("bench.out", lines(FAKE_LOGITS))
+        header, *rows = gpu_record.logits_table(self.record("logits"))
+        return {row[0]: dict(zip(header, row)) for row in rows}
+
+    def test_logits_are_compared_with_their_peers_and_targets(self):
+        rows = self.logits_rows()
+        dense = rows["bf16/dense/in-place"]
+        self.assertEqual((dense["ms"], dense["GB/s"], dense["beyond MB"]), ("0.001", "1000", "0.0"))
+        self.assertEqual(dense["of copy"], "50.0% (>= 95.0%)")
+        self.assertEqual(dense["x fastest peer"], "2.00 (>= 1.40) liger")
+        self.assertEqual(dense["x eager"], "8.00 (>= 3.00)")
+        # Its peers do the same work whether it writes zeros or not.
+        inactive = rows["bf16/inactive-80/untouched"]
+        self.assertEqual(inactive["x fastest peer"], "7.00 (>= 6.50) liger")
+        backward = rows["bf16/backward/in-place"]
+        self.assertEqual((inactive["x eager"], backward["x fastest peer"]), ("-", "-"))
+
+    def test_the_peers_of_logits_are_reported(self):
+        self.write("bench.out", lines(FAKE_LOGITS))
+        report = "\n".join(gpu_record.report(self.record("logits")))
+        self.assertRegex(report, r"copy of the logits +- +0\.001 +1\.0")
+        self.assertRegex(report, r"eager +bf16/dense +0\.008 +16\.0 +3 +2\.0 +1\.0e-03")
+        self.assertIn("not measured: quack bf16/dense: not importable", report)
+        self.assertIn("checked: bf16/forward, V = 32000: off by 2.0e-03", report)
+
+    def test_a_part_without_benches_has_no_tables(self):
+        report = "\n".join(gpu_record.report(self.record("sanitize")))
+        self.assertNotIn("loss_from_log_probs", report)
+        self.assertNotIn("copy bandwidth", report)
+
+    def test_what_ran_under_the_profiler_is_no_measurement(self):
+        self.write("ncu-loss-from-logits-cluster.out", FAKE_COUNTERS + lines(FAKE_LOGITS))
+        record = self.record("logits")
+        self.assertEqual(record["loss_from_logits"], [])
+        self.assertEqual(len(record["counters"]), 2)
+
     def test_the_command_writes_the_record(self):
         self.write("MANIFEST.json", json.dumps(MANIFEST))
-        arguments = ["--logs", self.logs, "--manifest", self.logs / "MANIFEST.json"]
+        manifest = self.logs / "MANIFEST.json"
+        arguments = ["--part", "tokens", "--logs", self.logs, "--manifest", manifest]
         sys.argv = ["gpu-record.py", *map(str, arguments), "--out", str(self.logs)]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             gpu_record.main()

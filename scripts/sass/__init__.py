@@ -1,0 +1,1 @@
+"""What check-sass.py reads from compiled kernels: see its documentation."""
