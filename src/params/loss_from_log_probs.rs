@@ -79,7 +79,7 @@ pub struct LossOutputs {
 /// The aggregation's denominator.
 #[derive(Debug, Clone, Copy)]
 pub enum NormalizerSource {
-    /// [`Normalizer::Value`] of the configuration.
+    /// [`crate::Normalizer::Value`] of the configuration.
     Config,
     /// \[1\] f64 in the memory of whatever runs the kernels.
     Scalar(Buffer),

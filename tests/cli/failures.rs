@@ -1,6 +1,6 @@
 //! What a run that fails says, and that it leaves nothing behind.
 
-use crate::{CASE, Draft, fail, qae, succeed, text};
+use crate::{CASE, Draft, fail, qae, text};
 use safetensors::Dtype;
 use std::fs;
 use std::path::Path;
@@ -184,7 +184,7 @@ fn without_the_feature_cuda_is_refused_with_the_reason() {
     assert!(
         fail(&["step", CASE, "--backend", "cuda"]).contains("built without the `cuda` feature")
     );
-    assert!(succeed(&["info"]).contains("built without the `cuda` feature"));
+    assert!(crate::succeed(&["info"]).contains("built without the `cuda` feature"));
     let reason = &crate::json(&[CASE])["backend"]["reason"];
     assert!(
         reason

@@ -165,21 +165,26 @@ impl<'a> Errors<'a> {
         }
     }
 
-    /// Of dL / d log_prob at element `i` of the token tensors.
-    fn gradient_error(&self, i: usize, largest: f64) -> f64 {
-        (TOLERANCE + self.of_log_prob) * largest + 8.0 * self.shares[i] * self.of_log_prob
+    /// Of dL / d log_prob = `g` at element `i` of the token tensors. What depends on the log-prob
+    /// does so no more than a ratio times its advantage and weight, or a KL term's gradient.
+    fn gradient_error(&self, i: usize, g: f64) -> f64 {
+        let of_response = matches!(self.case.config.objective, Objective::Gspo { .. });
+        let of_log_prob = match of_response {
+            true => self.of_log_prob,
+            false => self.rows[i].log_prob,
+        };
+        (TOLERANCE + 3.0 * of_log_prob) * (g.abs() + self.shares[i])
     }
 
     fn check_d_log_prob(&self, found: &[f64], expected: &[f64], what: &str) {
         let narrow = self.case.backend.narrow_gradient;
         let old = self.case.old_log_prob.as_ref().filter(|_| narrow);
         let (ulp, least) = rounding(old.map_or(DType::F32, |old| old.tensor().dtype()));
-        let largest = largest(expected);
         assert_eq!(found.len(), expected.len(), "{what}");
         for slot in &self.slots {
             let i = slot.token;
             let (found, expected) = (found[i], expected[i]);
-            let bound = self.gradient_error(i, largest) + ulp * expected.abs() + least;
+            let bound = self.gradient_error(i, expected) + ulp * expected.abs() + least;
             let close = (found - expected).abs() <= bound;
             let zero = expected != 0.0 || found.to_bits() == 0;
             assert!(
@@ -192,7 +197,6 @@ impl<'a> Errors<'a> {
     fn check_d_logits(&self, found: &LogitsOutput, expected: &LogitsOutput, what: &str) {
         let columns = self.case.vocab_size;
         let (ulp, least) = rounding(self.case.logits.tensor().dtype());
-        let largest = largest(&expected.loss.d_log_prob);
         assert_eq!(found.d_logits.len(), expected.d_logits.len(), "{what}");
         let rows = found
             .d_logits
@@ -204,7 +208,7 @@ impl<'a> Errors<'a> {
                 None => self.slots[row],
             };
             let g = expected.loss.d_log_prob[slot.token];
-            let bound = self.row_bound(&slot, g, largest) + least;
+            let bound = self.row_bound(&slot, g) + least;
             // Rows that nothing acts on are written as +0; others may round to either zero.
             let is_acting = g != 0.0 || self.entropy_gradient(&slot) != 0.0;
             for (j, (&found, &expected)) in found.iter().zip(expected_row).enumerate() {
@@ -227,10 +231,10 @@ impl<'a> Errors<'a> {
     }
 
     /// Of each element of a row of the gradient with dL / d log_prob = `g`.
-    fn row_bound(&self, slot: &Slot, g: f64, largest: f64) -> f64 {
+    fn row_bound(&self, slot: &Slot, g: f64) -> f64 {
         let h = self.entropy_gradient(slot);
         let of_softmax = self.rows[slot.token].gradient(g.abs(), h);
-        (self.gradient_error(slot.token, largest) + of_softmax) / self.case.config.temperature
+        (self.gradient_error(slot.token, g) + of_softmax) / self.case.config.temperature
     }
 
     fn check_sums(&self, found: &Metrics, expected: &Metrics, what: &str) {
@@ -354,10 +358,6 @@ pub fn rounding(dtype: DType) -> (f64, f64) {
         DType::Bf16 => (1.0 / 256.0, 0.0),
         DType::F16 => (1.0 / 2048.0, 6e-8),
     }
-}
-
-fn largest(values: &[f64]) -> f64 {
-    values.iter().fold(0.0, |max, x| max.max(x.abs()))
 }
 
 /// Everything that a run leaves, as bits.
