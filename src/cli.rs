@@ -16,7 +16,7 @@ mod step;
 mod text;
 mod threads;
 
-pub use args::{BackendChoice, Format, StepArgs};
+pub use args::{BackendChoice, Format, RowPolicyChoice, StepArgs};
 pub use backends::{Candidate, candidates};
 pub use difference::Difference;
 pub use emit::emit;

@@ -2,6 +2,7 @@
 
 use super::flags::Overrides;
 use crate::io::Level;
+use crate::params::RowPolicy;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -23,6 +24,28 @@ pub enum BackendChoice {
     Cpu,
     /// The CUDA kernels on a GPU.
     Cuda,
+}
+
+/// Where the kernels keep a row of logits between its two uses; the CPU has no choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum RowPolicyChoice {
+    /// What the device can do best.
+    #[default]
+    Auto,
+    /// In the shared memory of a cluster (compute capability 9.0 and newer).
+    Cluster,
+    /// In the shared memory of one block; what does not fit is read twice.
+    Block,
+}
+
+impl From<RowPolicyChoice> for RowPolicy {
+    fn from(choice: RowPolicyChoice) -> Self {
+        match choice {
+            RowPolicyChoice::Auto => Self::Auto,
+            RowPolicyChoice::Cluster => Self::Cluster,
+            RowPolicyChoice::Block => Self::Block,
+        }
+    }
 }
 
 /// Flags override `--config`, which overrides the configuration in the file's metadata.
@@ -47,6 +70,9 @@ pub struct StepArgs {
     /// What runs the operation.
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     pub backend: BackendChoice,
+    /// How the kernels from logits hold a row.
+    #[arg(long, value_enum, default_value_t = RowPolicyChoice::Auto)]
+    pub row_policy: RowPolicyChoice,
     /// What overrides the configuration.
     #[command(flatten)]
     pub overrides: Overrides,

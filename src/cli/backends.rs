@@ -5,6 +5,7 @@ use crate::backend::Backend;
 use crate::cpu::CpuBackend;
 use crate::error::{Error, Result};
 use crate::io::Precision;
+use crate::params::RowPolicy;
 use clap::ValueEnum;
 
 /// A backend that may or may not be usable on this machine.
@@ -15,7 +16,7 @@ pub struct Candidate {
     /// In what it computes. F32 results are compared with the f64 reference.
     pub precision: Precision,
     /// Starts it, or says why it cannot be used.
-    pub open: fn() -> Result<Box<dyn Backend>>,
+    pub open: fn(RowPolicy) -> Result<Box<dyn Backend>>,
 }
 
 /// The backends of the command line, in the order in which `auto` tries them.
@@ -29,20 +30,22 @@ pub fn candidates() -> [Candidate; 2] {
         Candidate {
             name: "cpu",
             precision: Precision::F64,
-            open: || Ok(Box::new(CpuBackend)),
+            open: |_| Ok(Box::new(CpuBackend)),
         },
     ]
 }
 
 /// The CUDA kernels on the first GPU.
 #[cfg(feature = "cuda")]
-fn open_cuda() -> Result<Box<dyn Backend>> {
-    Ok(Box::new(crate::cuda::CudaBackend::open(0)?))
+fn open_cuda(row_policy: RowPolicy) -> Result<Box<dyn Backend>> {
+    let mut backend = crate::cuda::CudaBackend::open(0)?;
+    backend.logits.row_policy = row_policy;
+    Ok(Box::new(backend))
 }
 
 /// No kernels were built.
 #[cfg(not(feature = "cuda"))]
-fn open_cuda() -> Result<Box<dyn Backend>> {
+fn open_cuda(_: RowPolicy) -> Result<Box<dyn Backend>> {
     Err(Error::NoDevice(super::info::NOT_BUILT.to_string()))
 }
 
@@ -54,7 +57,11 @@ pub(super) struct Chosen {
     pub(super) reason: String,
 }
 
-pub(super) fn choose(choice: BackendChoice, candidates: &[Candidate]) -> Result<Chosen> {
+pub(super) fn choose(
+    choice: BackendChoice,
+    row_policy: RowPolicy,
+    candidates: &[Candidate],
+) -> Result<Chosen> {
     let wanted = choice.to_possible_value();
     let wanted = wanted.as_ref().map_or("auto", |value| value.get_name());
     if wanted != "auto" {
@@ -64,14 +71,14 @@ pub(super) fn choose(choice: BackendChoice, candidates: &[Candidate]) -> Result<
             Error::invalid("--backend", format!("auto or {}", names.join(", ")), wanted)
         })?;
         return Ok(Chosen {
-            backend: (candidate.open)()?,
+            backend: (candidate.open)(row_policy)?,
             precision: candidate.precision,
             reason: "asked for".to_string(),
         });
     }
     let mut refusals = vec![];
     for candidate in candidates {
-        match (candidate.open)() {
+        match (candidate.open)(row_policy) {
             Ok(backend) => {
                 return Ok(Chosen {
                     backend,

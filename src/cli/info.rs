@@ -78,7 +78,9 @@ pub(super) fn info() -> String {
     lines.extend(devices());
     lines.push((
         "GPU record",
-        "none yet: no GPU record covers these kernels yet".to_string(),
+        "none yet, for any kernel; from logits, `step --row-policy block` takes the simpler of the \
+         two ways to hold a row (cluster, block)"
+            .to_string(),
     ));
     let line = |(label, text): (&str, String)| format!("{label:<12}{text}\n");
     lines.into_iter().map(line).collect()

@@ -48,7 +48,7 @@ fn report(args: &StepArgs, candidates: &[Candidate]) -> Result<Report> {
     layers.check_level(case.level())?;
     let blame = |error| layers.blame(&args.case, error);
     let (config, batch) = case.prepare_any(&layers.merged()).map_err(blame)?;
-    let chosen = choose(args.backend, candidates)?;
+    let chosen = choose(args.backend, args.row_policy.into(), candidates)?;
     let outcome = run(&chosen, &case, &config, &batch, args.out.as_deref()).map_err(blame)?;
     let mut report = Report::new(&case, &config, &outcome);
     report.file = args.case.display().to_string();

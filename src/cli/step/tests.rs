@@ -65,13 +65,13 @@ fn round(values: &mut [f64]) {
 const ABSENT: Candidate = Candidate {
     name: "cuda",
     precision: Precision::F32,
-    open: || Err(Error::NoDevice("no driver".to_string())),
+    open: |_| Err(Error::NoDevice("no driver".to_string())),
 };
 
 const ROUNDED: Candidate = Candidate {
     name: "rounded",
     precision: Precision::F32,
-    open: || Ok(Box::new(Rounded)),
+    open: |_| Ok(Box::new(Rounded)),
 };
 
 fn run(args: &[&str], candidates: &[Candidate]) -> Result<String> {
