@@ -147,6 +147,16 @@ impl<'s> Accesses<'s> {
         }
     }
 
+    /// [`Self::write_tensor`] of one that may be absent.
+    pub(super) fn write_some_tensor(
+        &mut self,
+        field: &str,
+        tensor: Option<&'s mut DeviceTensorMut<'_>>,
+    ) -> Result<Option<Buffer>> {
+        let write = |tensor| self.write_tensor(field, tensor);
+        tensor.map(write).transpose()
+    }
+
     /// [`Self::write`] of a workspace, of which the launch needs `bytes`.
     pub(super) fn scratch(
         &mut self,

@@ -244,13 +244,11 @@ pub fn loss_from_logits(
     let (values, gradient) = logits.write(&batch.token_id, &mut accesses)?;
     let inputs = batch.read(values, views.as_ref(), &mut accesses)?;
     let normalizer = normalizer.read(&mut accesses)?;
-    let mut d_log_prob = outputs.d_log_prob.as_mut();
+    let d_log_prob = outputs.d_log_prob.as_mut();
     let buffers = OutputBuffers {
         gradient,
         gradient_dtype: d_log_prob.as_ref().map_or(DType::F32, |g| g.dtype()),
-        d_log_prob: (d_log_prob.take())
-            .map(|tensor| accesses.write_tensor("d_log_prob", tensor))
-            .transpose()?,
+        d_log_prob: accesses.write_some_tensor("d_log_prob", d_log_prob)?,
         log_prob: accesses.write_some("log_prob", outputs.log_prob.as_mut())?,
         entropy: accesses.write_some("entropy", outputs.entropy.as_mut())?,
         token_row_stride: outputs.token_row_stride,

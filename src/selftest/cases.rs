@@ -83,6 +83,7 @@ pub fn cases() -> Vec<Case> {
         logits::gradient_cases,
         logits::source_cases,
         logits::value_cases,
+        logits::option_cases,
         logits::shape_cases,
     ]
     .into_iter()

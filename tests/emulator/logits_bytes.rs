@@ -5,7 +5,7 @@
 //! stand outside of whole vectors.
 
 use qae::params::RowPolicy;
-use qae::{DType, Gradient, Groups, MetricsScope, Normalizer};
+use qae::{DType, Gradient, Groups, MetricsScope, Normalizer, Objective};
 use qae_emulator::{LogitsPlacement, Options, Trace};
 
 use crate::case::{Rows, Source};
@@ -155,10 +155,30 @@ fn sparse_batches() {
     }
 }
 
+/// The ratio of a response takes the log-probs of all its rows first: one more pass over the logits.
+#[test]
+fn gspo_reads_twice() {
+    let traffic = Traffic::new("GSPO", 32_000, DType::Bf16);
+    let mut case = traffic.case();
+    case.config.objective = Objective::Gspo {
+        low: Some(0.02),
+        high: Some(0.03),
+        log_ratio_max: None,
+    };
+    let run = case
+        .backend
+        .run_loss_from_logits(&case.batch(), &case.config)
+        .unwrap();
+    let floor = 2 * 20 * 64_000;
+    let ratio = print_ratio("GSPO, 32000 columns, Bf16", &run.loss_trace, floor);
+    // A response that is clipped has rows of 0, which are no less to write.
+    assert!(ratio <= MOST * 1.5, "{ratio}");
+}
+
 /// Rows that start anywhere.
 #[test]
 fn unaligned_batches() {
-    let traffic = Traffic::new("151,937 columns", 151_937, DType::Bf16);
+    let traffic = Traffic::new("unaligned rows", 151_937, DType::Bf16);
     assert!(traffic.ratio() <= MOST);
 }
 

@@ -251,7 +251,7 @@ pub(super) fn source_cases(list: &mut List) -> Result<()> {
     Ok(())
 }
 
-/// What is not finite x objectives x scopes, and normalizers.
+/// What is not finite x objectives x scopes.
 pub(super) fn value_cases(list: &mut List) -> Result<()> {
     for (turn, (objective_name, objective)) in objectives().into_iter().enumerate() {
         for scope in [MetricsScope::Active, MetricsScope::All] {
@@ -275,6 +275,11 @@ pub(super) fn value_cases(list: &mut List) -> Result<()> {
             list.add_logits(name, description, config, placement)?;
         }
     }
+    Ok(())
+}
+
+/// Normalizers, what may be absent, and what is inactive throughout.
+pub(super) fn option_cases(list: &mut List) -> Result<()> {
     let scaled = Config {
         normalizer: Normalizer::Value(1234.5),
         loss_multiplier: 8.0,
