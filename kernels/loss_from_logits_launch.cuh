@@ -15,6 +15,9 @@ struct RowsPolicy {
     // Chunks that a ring has beyond its slice: enough bytes on their way into an SM to cover the
     // memory's latency, which two blocks of an SM share.
     static constexpr int64_t kPrefetchChunks = 1, kPrefetchChunksAlone = 3;
+    // A freed chunk is loaded again once the next row's first chunk has landed (RingFeeder::catch_up),
+    // so that the two cannot be the same.
+    static constexpr int64_t kMinRingChunks = 2;
     // A ring of this many slices needs no more.
     static constexpr int64_t kMaxRingSlices = 3;
     // Shared memory that the kernels declare themselves, and what the system takes of each block.
@@ -83,12 +86,12 @@ inline bool choose_cluster(const DeviceLimits& limits, int64_t row_vectors, Logi
     }
     if (plan.cluster == 0) plan.cluster = kMaxClusterBlocks;
     const int64_t slice = slice_chunks(row_vectors, plan.cluster);
-    if (slice > max_chunks || max_chunks < 1) return false;
+    if (slice > max_chunks || max_chunks < RowsPolicy::kMinRingChunks) return false;
     plan.slice_vectors =
         static_cast<int32_t>(ceil_div(row_vectors, static_cast<int64_t>(plan.cluster)));
     plan.slice_chunks = static_cast<int32_t>(slice);
-    plan.ring_chunks =
-        static_cast<int32_t>(clamp_of(RowsPolicy::kMaxRingSlices * slice, 1, max_chunks));
+    plan.ring_chunks = static_cast<int32_t>(
+        clamp_of(RowsPolicy::kMaxRingSlices * slice, RowsPolicy::kMinRingChunks, max_chunks));
     return true;
 }
 
