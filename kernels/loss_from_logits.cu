@@ -192,11 +192,10 @@ __global__ void __launch_bounds__(kBlockThreads)
     const int64_t num_warps = static_cast<int64_t>(gridDim.x) * kBlockWarps;
     for (int64_t response = static_cast<int64_t>(blockIdx.x) * kBlockWarps + warp_index();
          response < num_rows; response += num_warps) {
-        const float advantage = row_advantage(launch.loss, response, stage, false);
-        const RowExtent extent = row_extent_uniform(params.layout, response);
+        const ResponseTerms terms = describe_response(launch, response, stage);
         int64_t count = 0;
-        if (advantage != 0.0f || acts_on_all(launch)) {
-            count = count_slots(launch, response, extent.num_valid, advantage, true);
+        if (terms.acts) {
+            count = count_slots(launch, response, terms.num_valid, terms.advantage, true);
         }
         if (lane_index() == 0) store(begin + response, count);
     }

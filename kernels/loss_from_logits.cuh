@@ -18,7 +18,7 @@ static_assert(sizeof(EntropySums) == 48, "the sums travel as three 16-byte words
 // What one launch does with the rows that it reads.
 enum LogitsPass {
     kPassLoss = 0,
-    kPassMeasure = 1  // log-probs only: GSPO needs those of the whole response first
+    kPassMeasure = 1  // before the loss: GSPO's log-probs, COMPACT's counts
 };
 
 struct LogitsPlan {
@@ -224,7 +224,7 @@ __device__ __noinline__ ResponseTerms describe_response(const LogitsLaunch& laun
     terms.begin = extent.position;
     terms.num_slots = extent.num_slots;
     terms.num_valid = extent.num_valid;
-    if (launch.plan.compact_begin != nullptr) {
+    if (launch.plan.compact_begin != nullptr && launch.plan.pass == kPassLoss) {
         terms.compact_begin = load_uniform(launch.plan.compact_begin + response);
     }
     if (params.aggregation != QAE_SEQ_MEAN_TOKEN_MEAN && !is_gspo) return terms;

@@ -16,41 +16,53 @@ struct BlockRows {
     const float factor;
     int row_parity = 0;
 
-    // What is read again may stay in the L2 cache until then.
-    __device__ __forceinline__ uint4 load_vector(const uint4* whole, int i) const {
-        return i < launch.plan.held_vectors ? load_streaming(whole + i) : load_coherent(whole + i);
+    // A vector that is held, or one that is read again: that may stay in the L2 cache until then.
+    template <bool kHolds>
+    __device__ __forceinline__ uint4 take_vector(const uint4* whole, int i) const {
+        if constexpr (kHolds) return load_streaming(whole + i);
+        return load_coherent(whole + i);
+    }
+
+    // Vectors [begin, end) of the row; `begin` is a whole number of the block's steps.
+    template <bool kHolds>
+    __device__ __forceinline__ void sum_range(SoftmaxSums& sums, const uint4* whole, int begin,
+                                              int end) const {
+        const float scale = launch.plan.scale;
+        int i = begin + static_cast<int>(threadIdx.x);
+        for (; i + (kVectorsInFlight - 1) * kBlockThreads < end;
+             i += kVectorsInFlight * kBlockThreads) {
+            uint4 words[kVectorsInFlight];
+#pragma unroll
+            for (int j = 0; j < kVectorsInFlight; ++j) {
+                words[j] = take_vector<kHolds>(whole, i + j * kBlockThreads);
+            }
+#pragma unroll
+            for (int j = 0; j < kVectorsInFlight; ++j) {
+                if constexpr (kHolds) held[i + j * kBlockThreads] = words[j];
+            }
+            accumulate_vectors<T>(sums, words, scale);
+        }
+        for (; i < end; i += kBlockThreads) {
+            const uint4 word = take_vector<kHolds>(whole, i);
+            if constexpr (kHolds) held[i] = word;
+            accumulate_vector<T>(sums, word, scale);
+        }
     }
 
     // The thread's part of the row; what is held is read by the same thread again, so that no barrier
     // is needed for it.
     __device__ __forceinline__ SoftmaxSums sum_part(const T* row, const RowVectors& vectors) const {
-        const float scale = launch.plan.scale;
         const uint4* const whole = reinterpret_cast<const uint4*>(row + vectors.head);
-        const int num_held = launch.plan.held_vectors;
-        const int thread = static_cast<int>(threadIdx.x);
+        const int num_held = launch.plan.held_vectors < vectors.num_vectors
+                                 ? launch.plan.held_vectors
+                                 : vectors.num_vectors;
         SoftmaxSums sums;
-        int i = thread;
-        for (; i + (kVectorsInFlight - 1) * kBlockThreads < vectors.num_vectors;
-             i += kVectorsInFlight * kBlockThreads) {
-            uint4 words[kVectorsInFlight];
-#pragma unroll
-            for (int j = 0; j < kVectorsInFlight; ++j) {
-                words[j] = load_vector(whole, i + j * kBlockThreads);
-            }
-#pragma unroll
-            for (int j = 0; j < kVectorsInFlight; ++j) {
-                if (i + j * kBlockThreads < num_held) held[i + j * kBlockThreads] = words[j];
-            }
-            accumulate_vectors<T>(sums, words, scale);
-        }
-        for (; i < vectors.num_vectors; i += kBlockThreads) {
-            const uint4 word = load_vector(whole, i);
-            if (i < num_held) held[i] = word;
-            accumulate_vector<T>(sums, word, scale);
-        }
-        for (int edge = thread; edge < vectors.num_edges(); edge += kBlockThreads) {
+        sum_range<true>(sums, whole, 0, num_held);
+        sum_range<false>(sums, whole, num_held, vectors.num_vectors);
+        for (int edge = static_cast<int>(threadIdx.x); edge < vectors.num_edges();
+             edge += kBlockThreads) {
             const float value[1] = {to_float(load_streaming(row + edge_column<T>(vectors, edge)))};
-            accumulate(sums, value, scale);
+            accumulate(sums, value, launch.plan.scale);
         }
         return sums;
     }

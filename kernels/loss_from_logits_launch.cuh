@@ -113,7 +113,9 @@ inline int plan_blocks(const qae_loss_from_logits_params& params, const DeviceLi
     };
     const int blocks = row_vectors <= room(RowsPolicy::kBlocksPerSm) ? RowsPolicy::kBlocksPerSm : 1;
     plan.cluster = 1;
-    plan.held_vectors = static_cast<int32_t>(min_of(row_vectors, room(blocks)));
+    // A part of a row is held in whole steps of the block, so that a vector is one thread's throughout.
+    const int64_t held = room(blocks) / kBlockThreads * kBlockThreads;
+    plan.held_vectors = static_cast<int32_t>(row_vectors <= room(blocks) ? row_vectors : held);
     return blocks;
 }
 
@@ -272,8 +274,10 @@ extern "C" qae_result QAE_API(loss_from_logits)(const qae_loss_from_logits_param
         result = launch_advantages(planned.advantages, stream);
     }
     if (result == QAE_OK && is_compact(*params)) {
+        planned.launch.plan.pass = kPassMeasure;
         result =
             launch_responses("loss_from_logits_compact", loss_from_logits_compact, planned, stream);
+        planned.launch.plan.pass = kPassLoss;
     }
     if (result == QAE_OK && is_gspo(*params)) {
         planned.launch.plan.pass = kPassMeasure;

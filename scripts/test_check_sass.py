@@ -6,7 +6,9 @@ kernels, without most of the arithmetic. No compiler is run.
 
 import contextlib
 import io
+import math
 import pathlib
+import re
 import unittest
 from unittest import mock
 
@@ -266,6 +268,20 @@ class Residency(unittest.TestCase):
         self.assertEqual(found, "room for 1 blocks per SM (rows of 16 KiB), not 2")
         (found,) = self.made(128, 14 * 1024).residency_faults()
         self.assertIn("13312 bytes of static shared memory, more than 12288", found)
+
+    def test_the_tables_have_the_numbers_of_the_sources(self):
+        def constant(path, name):
+            text = DATA.parents[1].joinpath("kernels", path).read_text()
+            (value,) = re.findall(rf"\b{name} = ([\d* ]+)[,;]", text)
+            return math.prod(map(int, value.split("*")))
+
+        self.assertEqual(limits.VECTORS, constant("block/logits.cuh", "kVectorsInFlight"))
+        threads = constant("block/platform.cuh", "kBlockThreads")
+        warp = constant("block/platform.cuh", "kWarpThreads")
+        self.assertEqual(limits.BLOCK_WARPS * warp, threads)
+        self.assertEqual(limits.CHUNK, threads * limits.VECTORS * 16)
+        static = constant("loss_from_logits_launch.cuh", "kStaticShared")
+        self.assertEqual(limits.STATIC, static)
 
     def test_every_kernel_of_the_tables_exists(self):
         sources = "".join(path.read_text() for path in DATA.parents[1].glob("kernels/*.cu*"))
