@@ -146,7 +146,7 @@ impl PreparedLogits {
             // SAFETY: every pointer is a buffer of this device with the length that was checked.
             unsafe { launchers::qae_emu_loss_from_logits(&self.params, std::ptr::null_mut()) }
         });
-        let loss_trace = loss_trace.map_err(failed)?;
+        let loss_trace = loss_trace.map_err(|error| self.explained(error))?;
         let (output, written) = self.outputs.download(&self.logits, batch, config)?;
         Ok(LogitsRun {
             output,
@@ -154,6 +154,19 @@ impl PreparedLogits {
             count_trace: self.count_trace,
             loss_trace,
         })
+    }
+
+    /// Of what the launcher refuses, only the policy depends on the device.
+    fn explained(&self, error: crate::Error) -> qae::Error {
+        let is_cluster = self.params.row_policy == sys::QAE_ROW_CLUSTER as i32;
+        match error {
+            crate::Error::Status(_) if is_cluster => qae::Error::invalid(
+                "row_policy",
+                "Auto or Block, as no cluster of this device holds a row",
+                "Cluster",
+            ),
+            error => failed(error),
+        }
     }
 }
 
