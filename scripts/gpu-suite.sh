@@ -81,6 +81,9 @@ step() {
 PATH=$PATH:/usr/local/cuda/bin
 has() { command -v "$1" >/dev/null; }
 
+site=$(mktemp -d) || exit 1
+trap 'rm -rf "$site"' EXIT
+
 # Where the test binary finds the repository's data.
 QAE_DATA_DIR=$PWD
 export QAE_DATA_DIR
@@ -120,12 +123,12 @@ with_states() {
 # sources of its kernels.
 pytorch_step() {
     local name=$1 wheel
-    if ! python3 -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then
+    if [[ -z $blocked ]] && ! python3 -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then
         skip "$name" "python3 has no PyTorch"
         return 1
     fi
-    for wheel in wheels/*.whl; do python3 -m zipfile -e "$wheel" "$logs/site"; done
-    PYTHONPATH=$logs/site${PYTHONPATH:+:$PYTHONPATH} step "$@"
+    for wheel in wheels/*.whl; do python3 -m zipfile -e "$wheel" "$site"; done
+    PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH} step "$@"
 }
 
 counters=dram__bytes_read.sum,dram__bytes_write.sum,gpu__time_duration.sum
@@ -137,7 +140,7 @@ counters+=,l1tex__data_bank_conflicts_pipe_lsu.sum
 ncu_step() {
     local name=$1 limit=$2 kernel=$3 skipped=$4
     shift 4
-    if ! has ncu; then
+    if [[ -z $blocked ]] && ! has ncu; then
         skip "$name" "ncu is not on PATH"
         return
     fi
@@ -157,7 +160,7 @@ sanitize() {
     local tools=(memcheck racecheck initcheck synccheck) index tool clean
     for index in "${!tools[@]}"; do
         tool=${tools[index]}
-        if ! has compute-sanitizer; then
+        if [[ -z $blocked ]] && ! has compute-sanitizer; then
             skip "$tool" "compute-sanitizer is not on PATH"
             continue
         fi
@@ -183,7 +186,7 @@ logits() {
     # One run: the kernels and their peers under the same clocks.
     with_states pytorch_step bench 300 '"kind": "pytorch_logits"' python3 \
         benches/pytorch/loss_from_logits.py --gpu-bench bin/gpu_bench
-    if [[ ! -s $logs/bench.out ]]; then
+    if [[ -z $blocked && ! -s $logs/bench.out ]]; then
         step bench-alone 120 '"loss_from_logits"' bin/gpu_bench --operation logits
     fi
     # Behind the launches that compare the result with f64, at this vocabulary and at four others,
