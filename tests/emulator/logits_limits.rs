@@ -26,19 +26,6 @@ fn more_than_65536_rows_and_responses() {
     }
 }
 
-/// A policy that the device cannot follow is what the error names.
-#[test]
-fn clusters_where_there_are_none() {
-    let mut case = LogitsCase::fill(1, Rows::packed(&[2]), 8, DType::F32);
-    case.backend.options = qae_emulator::Options::sm80();
-    case.backend.logits.row_policy = RowPolicy::Cluster;
-    let run = case
-        .backend
-        .run_loss_from_logits(&case.batch(), &case.config);
-    let message = run.expect_err("no clusters").to_string();
-    assert!(message.starts_with("row_policy: expected"), "{message}");
-}
-
 const WIDTH: usize = 3;
 /// Of whole vectors, so that a row is summed in the same order wherever it stands.
 const COLUMNS: usize = 52;

@@ -413,5 +413,5 @@ fn clusters_on_a_device_without_them() {
     let result = case
         .backend
         .run_loss_from_logits(&case.batch(), &case.config);
-    assert_refused(result, "emulator", "status 1");
+    assert_refused(result, "row_policy", "Cluster");
 }
