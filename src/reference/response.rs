@@ -309,7 +309,7 @@ impl<'a> Response<'a> {
     }
 
     /// With the response's weight, of a token whose loss has derivative `of_log_prob` without it
-    /// (math.md §3, §4).
+    /// (docs/math.md §3, §4).
     fn derivatives(&self, terms: Terms, of_log_prob: f64) -> Derivatives {
         let config = self.call.config;
         let scale = terms.weight * config.grad_scale;
