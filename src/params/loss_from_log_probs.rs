@@ -103,6 +103,7 @@ pub fn loss_from_log_probs(
         layout,
         mask: inputs.mask,
         dtype: inputs.dtype,
+        dtype_of: "log_prob",
         num_elements: inputs.log_prob.len,
         old_log_prob: inputs.old_log_prob,
         ref_log_prob: inputs.ref_log_prob,

@@ -198,6 +198,10 @@ impl LogitsInputs {
             layout: self.layout.shape(),
             mask: self.mask,
             dtype: self.dtype,
+            dtype_of: match self.old_log_prob {
+                Some(_) => "old_log_prob",
+                None => "ref_log_prob",
+            },
             num_elements: self.logits.token_ids.len,
             old_log_prob: self.old_log_prob,
             ref_log_prob: self.ref_log_prob,

@@ -247,11 +247,17 @@ fn expect_len(field: &str, buffer: Buffer, expected: usize) -> Result<()> {
     ))
 }
 
-fn dtype_code(dtype: DType) -> i32 {
+/// The refusal of an f64 tensor: the kernels neither read nor write any.
+pub fn no_f64(field: &str) -> Error {
+    Error::unsupported(field, "F32, Bf16, F16", "F64")
+}
+
+fn dtype_code(field: &str, dtype: DType) -> Result<i32> {
     let code = match dtype {
+        DType::F64 => return Err(no_f64(field)),
         DType::F32 => sys::QAE_F32,
         DType::Bf16 => sys::QAE_BF16,
         DType::F16 => sys::QAE_F16,
     };
-    code as i32
+    Ok(code as i32)
 }

@@ -16,6 +16,8 @@ pub(super) struct TokenLoss {
     pub mask: Option<Buffer>,
     /// Of the log-probs.
     pub dtype: DType,
+    /// The tensor that the dtype is named after.
+    pub dtype_of: &'static str,
     /// Elements of the tensor that has one for each slot whatever the configuration is.
     pub num_elements: usize,
     pub old_log_prob: Option<Buffer>,
@@ -80,7 +82,7 @@ impl TokenLoss {
         normalizer: NormalizerSource,
     ) -> Result<sys::qae_loss_from_log_probs_params> {
         let mut params = sys::qae_loss_from_log_probs_params {
-            dtype: dtype_code(self.dtype),
+            dtype: dtype_code(self.dtype_of, self.dtype)?,
             grad_scale: config.grad_scale,
             metrics_scope: match config.metrics_scope {
                 MetricsScope::Active => sys::QAE_METRICS_ACTIVE,
@@ -122,7 +124,7 @@ impl TokenGradient {
         if let Some(d_log_prob) = self.d_log_prob {
             layout.expect_slots("d_log_prob", d_log_prob.len, self.row_stride)?;
         }
-        params.gradient_dtype = dtype_code(self.dtype);
+        params.gradient_dtype = dtype_code("d_log_prob", self.dtype)?;
         params.d_log_prob = optional_mut(self.d_log_prob);
         Ok(())
     }

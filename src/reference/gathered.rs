@@ -8,7 +8,7 @@ use crate::error::Result;
 
 /// Whatever the layout, responses become back to back here, their slots in the order of slots, so
 /// that one loss serves all layouts. A *position* is a place in that order.
-pub(super) struct Gathered {
+pub(crate) struct Gathered {
     /// Positions of response i: `offsets[i]..offsets[i + 1]`.
     pub offsets: Vec<i64>,
     pub slots: Vec<Slot>,
@@ -94,7 +94,7 @@ impl Gathered {
 }
 
 /// See [`Gathered::gradient_rows`].
-pub(super) type GradientRows = Vec<(usize, Option<usize>)>;
+pub(crate) type GradientRows = Vec<(usize, Option<usize>)>;
 
 /// Slots by response and in their order, and where each response begins.
 fn by_response(layout: LogitsLayout<'_>, slots: Vec<Slot>) -> (Vec<Slot>, Vec<i64>) {

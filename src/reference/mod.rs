@@ -14,6 +14,7 @@ mod objective;
 mod quantile;
 mod response;
 mod softmax_stats;
+mod token;
 mod tokens;
 
 pub use advantages::{AdvantageOutput, advantages};
@@ -24,8 +25,9 @@ pub use quantile::{quantile, rank};
 pub use softmax_stats::{RowShard, SoftmaxStats};
 
 pub(crate) use advantages::{add as add_groups, check as check_advantages, group_advantages};
+pub(crate) use gathered::Gathered;
 pub(crate) use log_probs_from_logits::{backward_of_row, check_backward, columns, of_row};
 pub(crate) use loss_from_log_probs::{Call, normalizer, rows_of, sum};
-pub(crate) use loss_from_logits::{Computed, Execute, run as run_from_logits};
-pub(crate) use response::response;
-pub(crate) use tokens::Tokens;
+pub(crate) use response::{Response, Use, response, uses};
+pub(crate) use token::{Derivatives, is_gspo};
+pub(crate) use tokens::{LogProbs, Tokens};

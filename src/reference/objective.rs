@@ -4,7 +4,7 @@ use crate::config::Objective;
 
 /// An importance ratio ρ = e^δ and what it was made of.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Ratio {
+pub(crate) struct Ratio {
     /// δ after its clamp, in nats.
     pub log: f64,
     /// ρ.
@@ -16,12 +16,17 @@ pub(super) struct Ratio {
 impl Ratio {
     /// Of one token, |δ| clamped to `clamp` (verl: 20). The bounds themselves are inside.
     pub fn of_token(log_ratio: f64, clamp: Option<f64>) -> Self {
-        let log = clamp.map_or(log_ratio, |max| log_ratio.clamp(-max, max));
+        let log = Self::clamped(log_ratio, clamp);
         Self {
             log,
             value: log.exp(),
             differentiable: log == log_ratio,
         }
+    }
+
+    /// δ clamped to ± `clamp`.
+    pub fn clamped(log_ratio: f64, clamp: Option<f64>) -> f64 {
+        clamp.map_or(log_ratio, |max| log_ratio.clamp(-max, max))
     }
 
     /// Of a response with mean log-ratio `mean`, clamped above only (verl: 10; 2507.18071, Eq. 7).
@@ -37,7 +42,7 @@ impl Ratio {
 
 /// What the policy objective makes of one token, before any weight.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct PolicyTerm {
+pub(crate) struct PolicyTerm {
     /// ℓ.
     pub loss: f64,
     /// dℓ/d log_prob.

@@ -1,6 +1,6 @@
 //! The softmax of one row of logits, whole or in shards (docs/math.md §4).
 
-use crate::batch::Tensor;
+use crate::batch::{Element, Tensor, for_elements};
 
 /// The columns of one row of logits that one rank of a vocabulary-parallel model holds, or all.
 #[derive(Debug, Clone, Copy)]
@@ -58,11 +58,8 @@ impl SoftmaxStats {
     pub fn of_row(shard: &RowShard<'_>) -> Self {
         let own_logit = shard.own().map(|column| shard.logits.get(column));
         let temperature = shard.temperature;
-        let (max_logit, sum_exp, sum_exp_z) = match shard.logits {
-            Tensor::F32(logits) => sums(logits, temperature),
-            Tensor::Bf16(logits) => sums(logits, temperature),
-            Tensor::F16(logits) => sums(logits, temperature),
-        };
+        let (max_logit, sum_exp, sum_exp_z) =
+            for_elements!(Tensor: shard.logits, logits => sums(logits, temperature));
         Self {
             max_logit,
             sum_exp,
@@ -138,8 +135,19 @@ impl SoftmaxStats {
         d_entropy: f64,
         d_logits: &mut [f64],
     ) {
+        self.backward_into(shard, d_log_prob, d_entropy, d_logits);
+    }
+
+    /// [`Self::backward`], rounded once.
+    pub(crate) fn backward_into<D: Element>(
+        &self,
+        shard: &RowShard<'_>,
+        d_log_prob: f64,
+        d_entropy: f64,
+        d_logits: &mut [D],
+    ) {
         if !self.is_usable() {
-            d_logits.fill(0.0);
+            d_logits.fill(D::round(0.0));
             return;
         }
         let counts = d_log_prob.is_finite() && self.own_logit > f64::NEG_INFINITY;
@@ -153,18 +161,14 @@ impl SoftmaxStats {
                 0.0
             },
         };
-        match shard.logits {
-            Tensor::F32(logits) => self.write(logits, &coefficients, d_logits),
-            Tensor::Bf16(logits) => self.write(logits, &coefficients, d_logits),
-            Tensor::F16(logits) => self.write(logits, &coefficients, d_logits),
-        }
+        for_elements!(Tensor: shard.logits, logits => self.write(logits, &coefficients, d_logits));
     }
 
-    fn write<T: Copy + Into<f64>>(
+    fn write<T: Element, D: Element>(
         &self,
         logits: &[T],
         coefficients: &Coefficients,
-        d_logits: &mut [f64],
+        d_logits: &mut [D],
     ) {
         let Coefficients {
             own,
@@ -183,7 +187,7 @@ impl SoftmaxStats {
                 h * p * (z - self.mean_z())
             };
             // + 0.0 turns −0.0 into 0.0: an exact zero is one bit pattern.
-            *slot = (g * (is_own - p) - of_entropy) / temperature + 0.0;
+            *slot = D::round((g * (is_own - p) - of_entropy) / temperature + 0.0);
         }
     }
 }
@@ -197,7 +201,7 @@ struct Coefficients {
 }
 
 /// max x, Σ e^y and Σ e^y y with y = (x − max x) / T.
-fn sums<T: Copy + Into<f64>>(logits: &[T], temperature: f64) -> (f64, f64, f64) {
+fn sums<T: Element>(logits: &[T], temperature: f64) -> (f64, f64, f64) {
     let least = f64::from(f32::MIN);
     let max_logit = logits
         .iter()

@@ -11,6 +11,7 @@ mod left_out;
 mod metrics;
 mod normalizers;
 mod refusals;
+mod targets;
 
 use qae::{Backend, Config, CpuBackend, LossOutput, Run, TokenBatch, reference};
 

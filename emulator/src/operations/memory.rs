@@ -56,6 +56,7 @@ impl Memory {
 
     pub(super) fn upload_tensor(&self, tensor: Tensor<'_>, label: &str) -> Result<params::Buffer> {
         match tensor {
+            Tensor::F64(_) => Err(params::no_f64(label)),
             Tensor::F32(values) => self.upload(values, label, self.misalignment),
             Tensor::Bf16(values) => self.upload(values, label, self.misalignment),
             Tensor::F16(values) => self.upload(values, label, self.misalignment),
