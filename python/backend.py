@@ -11,9 +11,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import maturin
 from maturin import build_sdist, get_requires_for_build_sdist
@@ -79,7 +79,10 @@ def _builds_cuda(environ: Mapping[str, str], default_nvcc: Path) -> bool:
     oldest = "{}.{}".format(*_OLDEST_RELEASE)
     if wanted:
         sys.exit(f"QAE_CUDA=1: expected nvcc {oldest} or newer, found {found}")
-    print(f"qae: building for the CPU alone (nvcc {oldest} or newer: {found})", file=sys.stderr)
+    print(
+        f"qae: building for the CPU alone (nvcc {oldest} or newer: {found})",
+        file=sys.stderr,
+    )
     return False
 
 
@@ -103,9 +106,7 @@ def build_wheel(
     config_settings: Settings | None = None,
     metadata_directory: str | None = None,
 ) -> str:
-    return maturin.build_wheel(
-        wheel_directory, _with_features(config_settings), metadata_directory
-    )
+    return maturin.build_wheel(wheel_directory, _with_features(config_settings), metadata_directory)
 
 
 def build_editable(

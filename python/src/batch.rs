@@ -163,32 +163,38 @@ impl Rewards {
     /// Takes the rewards and what describes their groups, if there are any.
     pub(crate) fn take(arguments: &mut Arguments<'_, '_>) -> Result<Option<Self>> {
         let rewards = arguments.tensor("rewards")?;
+        let mut count = |name| -> Result<_> { Ok((name, arguments.count(name)?)) };
         let counts = [
-            "num_responses",
-            "num_groups",
-            "group_size",
-            "max_group_size",
+            count("num_responses")?,
+            count("num_groups")?,
+            count("group_size")?,
+            count("max_group_size")?,
         ];
-        let [num_responses, num_groups, group_size, max_group_size] =
-            counts.map(|name| arguments.count(name));
-        let indices = ["group_offsets", "group_order", "group_of_response"];
-        let [offsets, order, group_of_response] = indices.map(|name| arguments.tensor(name));
+        let offsets = arguments.tensor("group_offsets")?;
+        let order = arguments.tensor("group_order")?;
+        let group_of_response = arguments.tensor("group_of_response")?;
         let Some(rewards) = rewards else {
-            return Ok(None);
+            let indices = [&offsets, &order, &group_of_response];
+            let index = indices.into_iter().flatten().map(|index| index.name);
+            let count = counts.iter().filter(|(_, count)| count.is_some());
+            return match count.map(|&(name, _)| name).chain(index).next() {
+                None => Ok(None),
+                Some(name) => Err(Failure::value(name, "none without rewards", "one")),
+            };
         };
-        let needed = |name, count: Option<usize>| {
+        let needed = |(name, count): (&str, Option<usize>)| {
             count.ok_or_else(|| qae::Error::missing(name, "an int, with rewards"))
         };
         let this = Self {
-            num_groups: needed("num_groups", num_groups?)?,
-            group_size: needed("group_size", group_size?)?,
-            max_group_size: needed("max_group_size", max_group_size?)?,
-            offsets: offsets?,
-            order: order?,
-            group_of_response: group_of_response?,
+            num_groups: needed(counts[1])?,
+            group_size: needed(counts[2])?,
+            max_group_size: needed(counts[3])?,
+            offsets,
+            order,
+            group_of_response,
             rewards,
         };
-        this.check(needed("num_responses", num_responses?)?)?;
+        this.check(needed(counts[0])?)?;
         Ok(Some(this))
     }
 

@@ -4,7 +4,7 @@ use crate::outputs::{Output, TokenOutput};
 use crate::rows::LogitsView;
 use crate::tensor::{Dtype, Place, TensorView};
 use half::{bf16, f16};
-use qae::Tensor;
+use qae::{RowsMut, Tensor, TensorMut};
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::slice;
@@ -31,6 +31,7 @@ elements!(f64 => F64, f32 => F32, bf16 => Bf16, f16 => F16, i64 => I64, i32 => I
 
 /// Tensors that nobody writes meanwhile.
 pub(crate) enum Copied {
+    F64(Vec<f64>),
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
     F16(Vec<f16>),
@@ -39,6 +40,7 @@ pub(crate) enum Copied {
 impl Copied {
     pub(crate) fn tensor(&self) -> Tensor<'_> {
         match self {
+            Self::F64(values) => Tensor::F64(values),
             Self::F32(values) => Tensor::F32(values),
             Self::Bf16(values) => Tensor::Bf16(values),
             Self::F16(values) => Tensor::F16(values),
@@ -48,7 +50,7 @@ impl Copied {
 
 /// A dtype of gradients.
 trait Float: Element + Send {
-    /// The nearest, rounded once.
+    /// By way of f32, as the kernels round.
     fn nearest(value: f64) -> Self;
 }
 
@@ -66,13 +68,13 @@ impl Float for f32 {
 
 impl Float for bf16 {
     fn nearest(value: f64) -> Self {
-        Self::from_f64(value)
+        Self::from_f32(value as f32)
     }
 }
 
 impl Float for f16 {
     fn nearest(value: f64) -> Self {
-        Self::from_f64(value)
+        Self::from_f32(value as f32)
     }
 }
 
@@ -150,11 +152,7 @@ impl<'a> Host<'a> {
 
     /// Log-probs, logits or their gradients.
     pub(crate) fn tensor(&self, view: &TensorView) -> Tensor<'a> {
-        match view.dtype {
-            Dtype::Bf16 => Tensor::Bf16(self.read(view)),
-            Dtype::F16 => Tensor::F16(self.read(view)),
-            _ => Tensor::F32(self.read(view)),
-        }
+        for_floats!(view.dtype, Real => { self.read::<Real>(view).into() })
     }
 
     /// [`Self::read`] of a tensor that may be absent.
@@ -173,45 +171,37 @@ impl<'a> Host<'a> {
     /// The elements of a tensor of log-probs or logits.
     pub(crate) fn copy(&self, view: &TensorView) -> Copied {
         match self.tensor(view) {
+            Tensor::F64(values) => Copied::F64(values.to_vec()),
             Tensor::F32(values) => Copied::F32(values.to_vec()),
             Tensor::Bf16(values) => Copied::Bf16(values.to_vec()),
             Tensor::F16(values) => Copied::F16(values.to_vec()),
         }
     }
 
-    /// Writes a token tensor from values whose rows are `rows`.
-    pub(crate) fn write_rows(
-        &self,
-        output: TokenOutput,
-        rows: impl Iterator<Item = qae::batch::Row>,
-        values: &[f64],
-    ) {
-        let row_stride = output.row_stride;
-        let target = |row: usize, start: usize| row_stride.map_or(start, |stride| row * stride);
-        for_floats!(output.tensor.0.dtype, Real => {
-            let slots = self.write::<Real>(output.tensor);
-            for (row, source) in rows.enumerate() {
-                let start = target(row, source.start);
-                for slot in 0..source.num_slots {
-                    slots[start + slot] = Real::nearest(values[source.start + slot]);
-                }
-            }
+    /// Log-probs, entropies or a gradient, to be written.
+    pub(crate) fn tensor_mut(&self, output: Output) -> TensorMut<'a> {
+        for_floats!(output.0.dtype, Real => { self.write::<Real>(output).into() })
+    }
+
+    /// A token tensor to be written.
+    pub(crate) fn rows_mut(&self, output: Option<TokenOutput>) -> Option<RowsMut<'a>> {
+        output.map(|output| RowsMut {
+            values: self.tensor_mut(output.tensor),
+            row_stride: output.row_stride,
         })
     }
 
-    /// Writes rows of a gradient from as many dense rows as there are.
-    pub(crate) fn write_logits(&self, d_logits: LogitsView, values: &[f64]) {
-        let vocab_size = d_logits.vocab_size;
-        let rows = (values.len() / vocab_size.max(1)).min(d_logits.num_rows());
-        let starts: Vec<usize> = (0..rows).map(|row| d_logits.start(row)).collect();
+    /// A gradient in parts of `width` rows each.
+    pub(crate) fn responses_mut(&self, d_logits: LogitsView, width: usize) -> Vec<TensorMut<'a>> {
+        if width == 0 || d_logits.tensor.numel() == 0 {
+            return vec![];
+        }
+        let firsts = (0..d_logits.num_rows()).step_by(width);
+        let starts: Vec<usize> = firsts.map(|row| d_logits.start(row)).collect();
+        let len = (width - 1) * d_logits.row_stride + d_logits.vocab_size;
         for_floats!(d_logits.tensor.dtype, Real => {
             let target = self.write::<Real>(Output(d_logits.tensor));
-            for (row, start) in starts.into_iter().enumerate() {
-                let source = &values[row * vocab_size..][..vocab_size];
-                for (slot, &value) in target[start..].iter_mut().zip(source) {
-                    *slot = Real::nearest(value);
-                }
-            }
+            rows_of(target, &starts, len).into_iter().map(TensorMut::from).collect()
         })
     }
 

@@ -14,7 +14,7 @@ use crate::{config, cpu, pool};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use qae::params::{self, LogitsLayoutBuffers, LossOutputs, TokenBuffers};
-use qae::{Config, Error, TokenBatch, sys};
+use qae::{Config, Error, RowsMut, TokenBatch, sys};
 
 /// Its tensors.
 pub(crate) struct Call {
@@ -138,9 +138,11 @@ impl Call {
             importance_weight: cpu::weight(&self.batch.weight, &host),
             advantages: owned.advantages(&self.batch, &host)?,
         };
-        let result = qae::cpu::loss_from_log_probs(&batch, &owned.config)?;
-        let rows = (0..layout.num_rows()).map(|row| layout.row(row));
-        host.write_rows(self.d_log_prob, rows, &result.d_log_prob);
+        let d_log_prob = RowsMut {
+            values: host.tensor_mut(self.d_log_prob.tensor),
+            row_stride: self.d_log_prob.row_stride,
+        };
+        let result = qae::cpu::loss_from_log_probs_into(&batch, &owned.config, d_log_prob)?;
         let report = params::loss_metrics_struct(&result.metrics);
         self.responses.write(&host, words(&report), result);
         Ok(())

@@ -14,8 +14,9 @@ use crate::words::{LOGITS_WORDS, words};
 use crate::{config, cpu, pool};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use qae::cpu::LogitsTargets;
 use qae::params::{self, LogitsGradient, LogitsInputs, LogitsOutputs, RowPolicy};
-use qae::{Config, DType, Gradient, Logits, LogitsBatch, LogitsLayout, sys};
+use qae::{Config, DType, Gradient, Logits, LogitsBatch, LogitsLayout, LogitsMut, sys};
 
 /// Its tensors.
 pub(crate) struct Call {
@@ -161,10 +162,7 @@ impl Call {
             importance_weight: cpu::weight(&self.batch.weight, &host),
             advantages: owned.advantages(&self.batch, &host)?,
         };
-        let result = qae::cpu::loss_from_logits(&batch, &owned.config)?;
-        let report = params::logits_metrics_struct(&result.loss.metrics);
-        self.outputs.write(&host, layout, words(&report), result);
-        Ok(())
+        self.outputs.compute(&host, &batch, &owned.config)
     }
 }
 
@@ -268,43 +266,26 @@ impl Outputs {
         }
     }
 
-    fn write(
-        self,
-        host: &Host<'_>,
-        layout: LogitsLayout<'_>,
-        words: &[i64],
-        result: qae::LogitsOutput,
-    ) {
-        let rows = |index: usize| match layout {
-            LogitsLayout::Responses(layout) => layout.row(index),
-            LogitsLayout::Indexed { .. } => qae::batch::Row {
-                start: index,
-                mask_start: index,
-                num_slots: 1,
-                length: 1,
-            },
+    /// Computes on the CPU.
+    fn compute(self, host: &Host<'_>, batch: &LogitsBatch<'_>, config: &Config) -> Result<()> {
+        let d_logits = self.d_logits.map(|view| LogitsMut {
+            row_stride: Some(view.row_stride),
+            response_stride: view.response_stride,
+            values: host.tensor_mut(Output(view.tensor)),
+        });
+        let targets = LogitsTargets {
+            d_logits,
+            d_log_prob: host.rows_mut(self.d_log_prob),
+            log_prob: host.rows_mut(self.log_prob),
+            entropy: host.rows_mut(self.entropy),
         };
-        let count = match layout {
-            LogitsLayout::Responses(layout) => layout.num_rows(),
-            LogitsLayout::Indexed { response, .. } => response.len(),
-        };
-        for (output, values) in [
-            (self.d_log_prob, &result.loss.d_log_prob),
-            (self.log_prob, &result.log_prob),
-            (self.entropy, &result.entropy),
-        ] {
-            if let Some(output) = output {
-                host.write_rows(output, (0..count).map(rows), values);
-            }
-        }
-        let num_rows = result.active_slots.len();
-        host.set(self.active_slot_count, num_rows as i64);
+        let result = qae::cpu::loss_from_logits_into(batch, config, targets)?;
+        host.set(self.active_slot_count, result.active_slots.len() as i64);
         let slots = result.active_slots.iter().map(|&slot| slot as i64);
         host.fill(self.active_slots, slots);
-        if let Some(d_logits) = self.d_logits {
-            host.write_logits(d_logits, &result.d_logits);
-        }
-        self.responses.write(host, words, result.loss);
+        let report = params::logits_metrics_struct(&result.loss.metrics);
+        self.responses.write(host, words(&report), result.loss);
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::errors::{Failure, Result};
 use crate::host::Host;
 use crate::layout::Layout;
 use crate::tensor::{Dtype, TensorView};
-use qae::LossOutput;
+use qae::cpu::LossResults;
 
 /// A tensor to be written. Its call holds it once and shares its memory with nothing.
 pub(crate) struct Output(pub(crate) TensorView);
@@ -65,7 +65,7 @@ impl ResponseOutputs {
 
 impl ResponseOutputs {
     /// Writes a report and what goes with it.
-    pub(crate) fn write(self, host: &Host<'_>, words: &[i64], result: LossOutput) {
+    pub(crate) fn write(self, host: &Host<'_>, words: &[i64], result: LossResults) {
         host.fill(Some(self.words), words.iter().copied());
         match self.loss {
             Some(loss) if loss.0.dtype == Dtype::F64 => host.set(Some(loss), result.metrics.loss),

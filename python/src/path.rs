@@ -44,7 +44,10 @@ impl Path {
 
     /// Dtypes of log-probs and logits.
     pub(crate) fn floats(self) -> &'static [Dtype] {
-        &[Dtype::F32, Dtype::Bf16, Dtype::F16]
+        match self {
+            Self::Cpu => &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64],
+            Self::Kernels(_) => &[Dtype::F32, Dtype::Bf16, Dtype::F16],
+        }
     }
 
     /// Dtypes of what is computed for each token.

@@ -4,11 +4,13 @@ use crate::errors::{Failure, Result};
 use crate::host::{Copied, Host};
 use crate::log_probs::{Backward, Forward, Inputs, Merge, Outputs, STATS_FIELDS};
 use crate::outputs::Output;
-use crate::rows::token_ids;
-use qae::Tensor;
+use crate::rows::{LogitsView, token_ids};
+use qae::cpu::log_probs_from_logits_backward_into;
 use qae::reference::{RowShard, SoftmaxStats};
+use qae::{LogProbsInput, Logits, LogitsMut, Tensor};
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// The rows of a call, readable by all threads.
 struct Rows<'a> {
@@ -61,15 +63,52 @@ impl<'a> Rows<'a> {
         let logits = &self.inputs.logits;
         let columns = logits.start(row)..logits.start(row) + logits.vocab_size;
         RowShard {
-            logits: match self.values {
-                Tensor::F32(values) => Tensor::F32(&values[columns]),
-                Tensor::Bf16(values) => Tensor::Bf16(&values[columns]),
-                Tensor::F16(values) => Tensor::F16(&values[columns]),
-            },
+            logits: slice(self.values, columns),
             vocab_start: self.inputs.vocab_start.unwrap_or(0),
             token_id: self.token_ids[row] as usize,
             temperature: self.inputs.temperature,
         }
+    }
+
+    /// The gradient of all columns, response by response where they are unevenly spaced.
+    fn whole_backward(
+        &self,
+        host: &Host<'_>,
+        d_log_prob: Tensor<'_>,
+        d_entropy: Option<Tensor<'_>>,
+        d_logits: LogitsView,
+    ) -> Result<()> {
+        let logits = &self.inputs.logits;
+        let num_rows = self.token_ids.len();
+        let width = logits.width().or(d_logits.width()).unwrap_or(num_rows);
+        let row_stride = d_logits.row_stride;
+        let responses = 0..num_rows.checked_div(width).unwrap_or(0);
+        for (response, values) in responses.zip(host.responses_mut(d_logits, width)) {
+            let first = response * width;
+            let here = first..first + width;
+            let start = logits.start(first);
+            let len = (width - 1) * logits.row_stride + logits.vocab_size;
+            let input = LogProbsInput {
+                logits: Logits {
+                    values: slice(self.values, start..start + len),
+                    vocab_size: logits.vocab_size,
+                    row_stride: logits.row_stride,
+                    response_stride: None,
+                },
+                token_id: &self.token_ids[here.clone()],
+                mask: self.mask.map(|mask| &mask[here.clone()]),
+                temperature: self.inputs.temperature,
+            };
+            let target = LogitsMut {
+                values,
+                row_stride: Some(row_stride),
+                response_stride: None,
+            };
+            let d_log_prob = slice(d_log_prob, here.clone());
+            let d_entropy = d_entropy.map(|d_entropy| slice(d_entropy, here));
+            log_probs_from_logits_backward_into(&input, d_log_prob, d_entropy, target)?;
+        }
+        Ok(())
     }
 
     fn stats(&self, row: usize) -> Option<SoftmaxStats> {
@@ -116,28 +155,30 @@ pub(crate) fn backward(call: Backward) -> Result<()> {
         .is_in_place
         .then(|| host.copy(&call.inputs.logits.tensor));
     let rows = Rows::new(&call.inputs, copy.as_ref(), &host)?;
-    let of_shard = call.inputs.vocab_start.is_some();
-    let stats = call
-        .stats
-        .filter(|_| of_shard)
-        .map(|stats| host.widened(&stats));
-    let d_log_prob = host.widened(&call.d_log_prob);
-    let d_entropy = call.d_entropy.map(|view| host.widened(&view));
+    let d_log_prob = host.tensor(&call.d_log_prob);
+    let d_entropy = call.d_entropy.map(|view| host.tensor(&view));
+    let Some(stats) = call.stats.filter(|_| call.inputs.vocab_start.is_some()) else {
+        return rows.whole_backward(&host, d_log_prob, d_entropy, call.d_logits);
+    };
+    let stats = host.widened(&stats);
     host.write_each_row(call.d_logits, |row, gradient| {
         gradient.fill(0.0);
-        let g = d_log_prob[row];
-        let h = d_entropy.as_ref().map_or(0.0, |d_entropy| d_entropy[row]);
-        if !rows.counts(row) || (g == 0.0 && h == 0.0) {
-            return;
+        let g = d_log_prob.get(row);
+        let h = d_entropy.map_or(0.0, |d_entropy| d_entropy.get(row));
+        if rows.counts(row) && (g != 0.0 || h != 0.0) {
+            stats_at(&stats, row).backward(&rows.shard(row), g, h, gradient);
         }
-        let shard = rows.shard(row);
-        let stats = match &stats {
-            Some(stats) => stats_at(stats, row),
-            None => SoftmaxStats::of_row(&shard),
-        };
-        stats.backward(&shard, g, h, gradient);
     });
     Ok(())
+}
+
+fn slice(tensor: Tensor<'_>, range: Range<usize>) -> Tensor<'_> {
+    match tensor {
+        Tensor::F64(values) => Tensor::F64(&values[range]),
+        Tensor::F32(values) => Tensor::F32(&values[range]),
+        Tensor::Bf16(values) => Tensor::Bf16(&values[range]),
+        Tensor::F16(values) => Tensor::F16(&values[range]),
+    }
 }
 
 fn stats_at(values: &[f64], index: usize) -> SoftmaxStats {

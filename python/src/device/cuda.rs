@@ -1,7 +1,8 @@
 //! The kernels on CUDA.
 
 use super::{InPlace, Launch, Operation, check, set_workspace};
-use crate::errors::Result;
+use crate::errors::{Failure, Result};
+use crate::outputs::Output;
 use qae::params::Buffer;
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -18,15 +19,26 @@ pub(super) fn workspace<O: Operation>(params: &O) -> Result<u64> {
     })
 }
 
+/// A workspace that the launcher can use.
+fn checked(workspace: Option<&Output>, bytes: u64) -> Result<Buffer> {
+    let expected = || format!("{bytes} bytes, 256-byte aligned");
+    let Some(Output(view)) = workspace else {
+        return Err(qae::Error::missing("workspace", expected()).into());
+    };
+    let (address, len) = (view.address, view.numel());
+    if len as u64 >= bytes && address.is_multiple_of(256) {
+        return Ok(Buffer { address, len });
+    }
+    let found = format!("{len} at {address:#x}");
+    Err(Failure::value("workspace", expected(), found))
+}
+
 /// Enqueues on a stream of the device that torch has made current.
 pub(super) fn launch<O: Operation>(launch: Launch<'_, O>) -> Result<()> {
     let mut params = (launch.params)(&InPlace)?;
-    let workspace = launch.workspace.map(|workspace| Buffer {
-        address: workspace.0.address,
-        len: workspace.0.numel(),
-    });
-    if let Some(workspace) = workspace {
-        set_workspace(&mut params, workspace);
+    let bytes = workspace(&params)?;
+    if bytes > 0 {
+        set_workspace(&mut params, checked(launch.workspace, bytes)?);
     }
     let stream = launch.stream as *mut c_void;
     // SAFETY: every pointer is that of a tensor on the stream's device, whose extent was checked
