@@ -64,8 +64,8 @@ def print_table(logs: dict[str, Log]) -> None:
             f"{entropy[0]:6.3f} -> {entropy[1]:5.3f} {share:7.0f} % {rate:9,.0f} tok/s"
         )
     print(
-        "inactive: responses of advantage 0. update: completion tokens a second of forward and\n"
-        "backward, generation not counted, dropped ones included."
+        "inactive: responses of advantage 0. update: completion tokens, dropped ones included, a\n"
+        "second of forward and backward, generation not counted; on the CPU in CPU time."
     )
 
 

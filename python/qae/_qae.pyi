@@ -125,7 +125,8 @@ def loss_from_logits(inputs: _Arguments, config: str, outputs: _Arguments, strea
                                lengths
     outputs: those of :func:`loss_from_log_probs` with LOGITS_WORDS words and d_log_prob optional, and
       d_logits                 dtype and shape of logits, strides of its own; the logits' own memory:
-                               in place; [room, vocab] if compact
+                               in place (on the CPU by way of a copy); [room, vocab] if compact;
+                               optional (but to kernels with slot_response)
       log_prob, entropy        f32, on the CPU f64 too; shaped and strided as d_log_prob; optional
       active_slots             i64 [slots], compact only; optional
       active_slot_count        i64 [1], compact only; optional

@@ -1,8 +1,8 @@
 //! The native module `qae._qae`: what it does is documented in `qae/_qae.pyi`.
 //!
-//! A call reads two dicts of torch tensors as addresses, shapes and strides ([`arguments`],
-//! [`tensor`]), checks them ([`layout`], [`batch`], [`outputs`]) and runs on the CPU or a device.
-//! Only then is the interpreter let go.
+//! A call reads two dicts of torch tensors as addresses, shapes and strides (`arguments`, `tensor`),
+//! checks them (`layout`, `batch`, `rows`, `outputs`), lets the interpreter go and runs: on the CPU
+//! (`cpu`, `host`, `shards`) or as kernels (`device`). `path` says where.
 
 mod advantages;
 mod arguments;
