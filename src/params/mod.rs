@@ -261,3 +261,103 @@ fn dtype_code(field: &str, dtype: DType) -> Result<i32> {
     };
     Ok(code as i32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffer(len: usize) -> Buffer {
+        Buffer { address: 256, len }
+    }
+
+    #[test]
+    fn groups_that_do_not_fit_their_responses_are_refused() {
+        let uniform = GroupBuffers::counts(&Groups::uniform(6, 3).unwrap());
+        let ragged = GroupBuffers {
+            offsets: Some(buffer(4)),
+            group_of_response: Some(buffer(6)),
+            ..GroupBuffers::counts(&Groups::from_offsets(&[0, 1, 3, 6]).unwrap())
+        };
+        uniform.params(buffer(6)).unwrap();
+        ragged.params(buffer(6)).unwrap();
+        let too_many = i32::MAX as usize + 1;
+        for (groups, rewards, field) in [
+            (uniform, 5, "rewards"),
+            (
+                GroupBuffers {
+                    num_groups: 3,
+                    ..uniform
+                },
+                6,
+                "num_groups",
+            ),
+            (
+                GroupBuffers {
+                    num_groups: usize::MAX,
+                    ..uniform
+                },
+                6,
+                "num_groups",
+            ),
+            (
+                GroupBuffers {
+                    max_group_size: 4,
+                    ..uniform
+                },
+                6,
+                "num_groups",
+            ),
+            (
+                GroupBuffers {
+                    num_responses: too_many,
+                    ..uniform
+                },
+                too_many,
+                "num_responses",
+            ),
+            (
+                GroupBuffers {
+                    num_groups: 7,
+                    ..ragged
+                },
+                6,
+                "num_groups",
+            ),
+            (
+                GroupBuffers {
+                    max_group_size: 7,
+                    ..ragged
+                },
+                6,
+                "num_groups",
+            ),
+            (
+                GroupBuffers {
+                    num_groups: 2,
+                    ..ragged
+                },
+                6,
+                "group_offsets",
+            ),
+            (
+                GroupBuffers {
+                    order: Some(buffer(5)),
+                    ..ragged
+                },
+                6,
+                "group_order",
+            ),
+            (
+                GroupBuffers {
+                    group_of_response: Some(buffer(7)),
+                    ..ragged
+                },
+                6,
+                "group_of_response",
+            ),
+        ] {
+            let message = groups.params(buffer(rewards)).unwrap_err().to_string();
+            assert!(message.starts_with(field), "{message}");
+        }
+    }
+}
