@@ -286,8 +286,11 @@ def _normalizer(
     if not is_number(normalizer):
         found_type = type(normalizer).__name__
         raise TypeError(f"normalizer: expected a number, a tensor or 'batch', found {found_type}")
-    if not normalizer > 0:
-        raise ValueError(f"normalizer: expected a number above 0, found {normalizer}")
+    if not normalizer >= 0:
+        raise ValueError(f"normalizer: expected a number of at least 0, found {normalizer}")
+    if normalizer == 0:
+        # As in a tensor: of a batch whose tokens are all masked, where loss and gradient are 0.
+        return torch.zeros(1, dtype=torch.float64, device=tokens.device), None, ""
     if torch.compiler.is_compiling():
         # As a tensor: it changes with every batch, and text would be compiled anew each time.
         value = torch.full((1,), normalizer, dtype=torch.float64, device=tokens.device)

@@ -315,6 +315,7 @@ class LossInPlace(torch.autograd.Function):
         # What had saved the values for its own backward pass must notice that they are gone.
         torch.autograd.graph.increment_version(policy)
         ctx.gradient = gradient
+        ctx.version = gradient._version
         ctx.operation = operation
         return _loss(policy, words)
 
@@ -326,5 +327,10 @@ class LossInPlace(torch.autograd.Function):
             raise RuntimeError(
                 f"qae: {ctx.operation} with inplace=True: "
                 "expected one backward pass, found a second one"
+            )
+        if gradient._version != ctx.version:
+            raise RuntimeError(
+                f"qae: {ctx.operation} with inplace=True: expected the logits, which hold their "
+                "gradient, to be left alone until the backward pass, found them modified"
             )
         return gradient.mul_(grad_loss.reshape(1)), None, None, None

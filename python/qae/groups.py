@@ -106,7 +106,8 @@ class Groups:
         ValueError
             A tensor or an array that is not one-dimensional.
         TypeError
-            A tensor that is no integer tensor, or ids that cannot be hashed.
+            A tensor that is no integer tensor, ids that cannot be hashed, or a list of tensors, whose
+        hashes are not those of their values.
         """
         if isinstance(ids, Tensor):
             if ids.dim() != 1:
@@ -122,6 +123,11 @@ class Groups:
             raise TypeError(f"groups: expected a sequence of ids, found {type(ids).__name__}")
         numbers: dict[Hashable, int] = {}
         values: Any = ids.tolist() if shape is not None and hasattr(ids, "tolist") else ids
+        values = list(values)
+        if any(isinstance(label, Tensor) for label in values):
+            raise TypeError(
+                "groups: expected a tensor or a sequence of values, found tensors in it"
+            )
         try:
             labels_list = [numbers.setdefault(label, len(numbers)) for label in values]
         except TypeError as error:

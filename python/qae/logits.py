@@ -91,8 +91,8 @@ def policy_loss_from_logits(
     entropy_coef : float
         Of the entropy bonus; with one no response is inactive.
     inplace : bool
-        The gradient takes the memory of the logits, which hold no logits from then on; nothing is
-        allocated. For the logits of one backward pass without ``torch.compile``. Autograd refuses
+        The gradient takes the memory of the logits, which hold no logits from then on; on a GPU
+        nothing of their size is allocated. For the logits of one backward pass without ``torch.compile``. Autograd refuses
         if an operation had saved them; who reads them later reads the gradient.
 
     Returns
@@ -384,7 +384,8 @@ def _check_inplace(logits: Tensor) -> None:
         raise RuntimeError("inplace: expected False within torch.compile, found True")
     if not (logits.requires_grad and torch.is_grad_enabled()):
         raise ValueError("inplace: expected False where logits need no gradient, found True")
-    if logits.is_leaf:
+    base = logits._base  # of a view, even of a view of a view
+    if logits.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
         raise ValueError(
             "inplace: expected False where logits are a leaf, which keeps its values, found True"
         )

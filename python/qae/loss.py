@@ -96,10 +96,10 @@ def policy_loss(
         1 / (responses ``loss_scale_factor``).
     normalizer : number, Tensor or "batch"
         Tokens of the *global* batch for "token-mean", else its responses: a number, a tensor of one
-        element on the device of ``log_prob`` (not waited for; if it is not above 0, loss and
-        gradient are 0), or "batch": the valid tokens, or the rows with any, of this call, which is
+        element on the device of ``log_prob`` (not waited for), or "batch": the valid tokens, or the rows with any, of this call, which is
         right only if that is the whole batch. Within ``torch.compile`` an int or a tensor: torch
-        compiles every value of a float anew.
+        compiles every value of a float anew. Where it is 0, the count of a batch without tokens, loss
+        and gradient are 0.
     loss_scale_factor : float
         With "seq-mean-token-sum-norm" alone, in tokens.
     log_ratio_clamp : float, optional

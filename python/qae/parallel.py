@@ -171,7 +171,10 @@ def _integers(group_ids: Tensor | Sequence[Hashable], device: torch.device) -> t
     if len(group_ids) == 0:
         return none, _NO_IDS
     if not isinstance(group_ids, Tensor):
-        if not all(isinstance(group_id, int) for group_id in group_ids):
+        if any(isinstance(group_id, Tensor) for group_id in group_ids):
+            raise TypeError("group_ids: expected a tensor or values, found tensors in a sequence")
+        # What int64 does not hold goes as an object too.
+        if not all(isinstance(i, int) and -(2**63) <= i < 2**63 for i in group_ids):
             return none, _OBJECTS
         group_ids = torch.tensor(group_ids)
     if group_ids.is_floating_point():

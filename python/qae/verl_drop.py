@@ -28,7 +28,7 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.losses import ppo_loss
 
-from ._active_rows import activity, keep, zero_tail
+from ._active_rows import activity, keep
 from .drop import refuse_verl_config
 
 # Their engine code is what the module's claim about `loss_mask` was checked against.
@@ -46,9 +46,12 @@ def drop_from_mini_batch(
     """
     rows = activity(data["advantages"], data["response_mask"])
     kept = keep(rows, multiple_of=multiple_of, min_rows=1, process_group=process_group)
-    smaller = tu.index_select_tensor_dict(data, kept.index.to(data["advantages"].device))
-    for key in ("advantages", "response_mask", "loss_mask"):
-        zero_tail(smaller[key], kept.num_copies)
+    if kept.num_copies:
+        raise ValueError(
+            f"micro_batch_size_per_gpu: expected a divisor of the {len(data)} rows that each rank "
+            f"has of a mini-batch, found {multiple_of}"
+        )
+    smaller = tu.index_select_tensor_dict(data, kept.index)
     smaller["loss_mask"] = _of_sum(smaller["loss_mask"], _values(data["loss_mask"]).sum())
     if tu.get(smaller, "global_token_num") is not None:
         # verl's FLOP counter: of what is computed now.
@@ -84,6 +87,11 @@ class DropInactive:
             raise ValueError(f"loss_fn: expected verl's ppo_loss, found {self.loss_fn!r}")
         config = self.loss_fn.keywords["config"]
         refuse_verl_config(config)
+        if config.get("calculate_entropy", False):
+            raise ValueError(
+                "calculate_entropy: expected False (verl would divide the entropy of the rows that "
+                "are left by the tokens of all), found True"
+            )
         per_width = (
             config.loss_agg_mode == "seq-mean-token-sum-norm" and not config.loss_scale_factor
         )

@@ -119,8 +119,12 @@ TABLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     # Weights and normalizer
     ({"importance_weight": torch.ones(3)}, ValueError, "importance_weight: expected shape [4] or"),
     ({"importance_weight": 1.0}, TypeError, "importance_weight: expected a tensor, found float"),
-    ({"normalizer": 0}, ValueError, "normalizer: expected a number above 0, found 0"),
-    ({"normalizer": float("nan")}, ValueError, "normalizer: expected a number above 0, found nan"),
+    ({"normalizer": -1}, ValueError, "normalizer: expected a number of at least 0, found -1"),
+    (
+        {"normalizer": float("nan")},
+        ValueError,
+        "normalizer: expected a number of at least 0, found nan",
+    ),
     ({"normalizer": float("inf")}, ValueError, "normalizer: expected a finite number, found inf"),
     ({"normalizer": None}, TypeError, "normalizer: expected a number, a tensor or 'batch'"),
     ({"normalizer": "tokens"}, ValueError, "normalizer: expected a number, a tensor or 'batch'"),

@@ -115,3 +115,9 @@ def test_immutable() -> None:
             setattr(groups, name, 1)
     with pytest.raises(TypeError, match="expected uniform, from_ids or from_offsets"):
         qae.Groups()
+
+
+def test_tensors_in_a_sequence_are_no_ids() -> None:
+    """Their hashes are those of the objects: each response would be a group of its own."""
+    with pytest.raises(TypeError, match="^groups: expected a tensor or a sequence of values"):
+        qae.Groups.from_ids(list(torch.tensor([7, 7, 3])))

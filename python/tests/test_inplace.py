@@ -54,6 +54,15 @@ def test_in_place_is_noticed_by_who_saved_the_logits() -> None:
         loss.backward()
 
 
+def test_in_place_notices_who_writes_to_the_gradient() -> None:
+    batch = near_policy(random_batch(18), 0.9)
+    logits = parameter(batch.logits) * 1.0
+    loss, _ = loss_from_logits(logits, batch, inplace=True)
+    logits.detach().add_(1.0)
+    with pytest.raises(RuntimeError, match="expected the logits, which hold their gradient"):
+        loss.backward()
+
+
 def test_in_place_once() -> None:
     batch = near_policy(random_batch(15), 0.9)
     logits = parameter(batch.logits) * 1.0
@@ -74,6 +83,8 @@ def test_in_place_is_refused_where_it_is_unsafe() -> None:
     row = (leaf * 1.0)[:1].expand(12, 9, 11)
     for logits, message in [
         (leaf, "are a leaf"),
+        (leaf.view(leaf.shape), "are a leaf"),
+        (torch.zeros(12, 10, 11, requires_grad=True)[:, :-1], "are a leaf"),
         (leaf.detach(), "need no gradient"),
         (transposed, "would be copied"),
         (row, "would be copied"),

@@ -398,3 +398,14 @@ def test_the_same_bits_on_every_run(backend: Backend) -> None:
     batch = random_batch(18)
     first, second = compute(batch, "mask", backend), compute(batch, "mask", backend)
     assert torch.equal(first[1], second[1]) and torch.equal(first[2].words, second[2].words)
+
+
+def test_a_batch_without_tokens_has_a_normalizer_of_0() -> None:
+    log_prob = torch.zeros(2, 3, requires_grad=True)
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    loss, _ = qae.policy_loss(
+        log_prob, log_prob.detach(), advantages=torch.ones(2), mask=mask, normalizer=0
+    )
+    loss.backward()
+    assert loss.item() == 0.0 and log_prob.grad is not None
+    assert torch.equal(log_prob.grad, torch.zeros(2, 3))

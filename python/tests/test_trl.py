@@ -109,7 +109,7 @@ def test_the_fused_loss_is_trls(
     )
     ours, theirs, our_log, their_log = both(trainer, inputs)
     assert_same(ours, theirs)
-    assert len(used) == 2 and trainer._qae_compared, "compared once, then used"
+    assert len(used) == 2 and trainer._qae_comparisons < 32, "compared, then used"
     assert their_log.keys() <= our_log.keys()
     assert all(our_log[key] == their_log[key] for key in their_log)
     clipped = [v for k, v in their_log.items() if k.endswith(("region_mean", "clip_ratio"))]
@@ -211,14 +211,26 @@ def test_another_loss_than_trls_is_refused(tmp_path: Path) -> None:
     trainer._compute_loss(trainer.model, inputs)
 
 
+def test_a_micro_batch_on_policy_does_not_prove_the_clip(tmp_path: Path) -> None:
+    trainer = tiny.make_trainer(tmp_path, drop_inactive=False, loss_type="dapo")
+    plan = trainer._qae_plan
+    trainer._qae_plan = Plan(Objective.clip(low=0.1, high=0.2), plan.kl, plan.aggregation)
+    inputs = tiny.generate(trainer)
+    on_policy = {key: value for key, value in inputs.items() if key != "old_per_token_logps"}
+    trainer._compute_loss(trainer.model, on_policy)
+    assert trainer._qae_comparisons == 31
+    with pytest.raises(RuntimeError, match="^fused_loss: expected the gradient of trl"):
+        trainer._compute_loss(trainer.model, off_policy(trainer, inputs))
+
+
 def test_a_micro_batch_without_gradient_proves_nothing(tmp_path: Path) -> None:
     trainer = tiny.make_trainer(tmp_path, drop_inactive=False)
     inputs = off_policy(trainer, tiny.generate(trainer))
     zero = dict(inputs, advantages=torch.zeros(8))
     trainer._compute_loss(trainer.model, zero).backward()
-    assert not trainer._qae_compared
+    assert trainer._qae_comparisons == 32
     trainer._compute_loss(trainer.model, inputs)
-    assert trainer._qae_compared
+    assert trainer._qae_comparisons == 0
 
 
 def test_a_bfloat16_model(tmp_path: Path) -> None:

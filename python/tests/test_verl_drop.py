@@ -120,7 +120,9 @@ def refused(worker_cls, **changes):
 
     strategy = changes.pop("strategy", "fsdp")
     loss_fn = changes.pop("loss_fn", None)
-    worker = verl_engine.worker(worker_cls, verl_engine.actor_config(**changes), 2, None)
+    micro_batch_size = changes.pop("micro_batch_size", 2)
+    config = verl_engine.actor_config(**changes)
+    worker = verl_engine.worker(worker_cls, config, micro_batch_size, None)
     worker.engine_config.strategy = strategy
     worker.loss_fn = loss_fn or worker.loss_fn
     try:
@@ -157,10 +159,12 @@ def on_rank(rank):
     found["refused"] = {
         "kl": refused(dropping, use_kl_loss=True, kl_loss_coef=0.5),
         "entropy": refused(dropping, entropy_coeff=0.01),
+        "entropy metric": refused(dropping, calculate_entropy=True),
         "loss mode": refused(dropping, loss_mode="clip_cov"),
         "width": refused(dropping, loss_agg_mode="seq-mean-token-sum-norm"),
         "strategy": refused(dropping, strategy="megatron"),
         "loss": refused(dropping, loss_fn=len),
+        "micro-batch": refused(dropping, micro_batch_size=8),
     }
     return found
 
@@ -203,10 +207,12 @@ def test_fewer_rows_and_equally_many_on_all_ranks(results, case):
     [
         ("kl", "kl_loss_coef: expected 0 "),
         ("entropy", "entropy_coeff: expected 0 "),
+        ("entropy metric", "calculate_entropy: expected False "),
         ("loss mode", "policy_loss.loss_mode: expected one of cispo, "),
         ("width", "loss_scale_factor: expected a constant"),
         ("strategy", "strategy: expected one of ('fsdp', 'fsdp2'), found 'megatron'"),
         ("loss", "loss_fn: expected verl's ppo_loss, found "),
+        ("micro-batch", "micro_batch_size_per_gpu: expected a divisor of the 6 rows "),
     ],
 )
 def test_refusals(results, reason, message):

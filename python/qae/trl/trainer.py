@@ -19,6 +19,7 @@ import trl
 from transformers import ProcessorMixin
 from trl import GRPOTrainer
 
+from qae.config import Objective
 from qae.loss import policy_loss
 from qae.trl.advantages import Scored, score
 from qae.trl.compare import expect_same
@@ -39,6 +40,8 @@ _HOOKS = {
         "logits_to_keep",
     ),
 }
+# Micro-batches on which TRL's loss is compared, while none shows the whole objective.
+_MOST_COMPARISONS = 32
 _SCALED_BY_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")
 _SCALED_BY_BATCH = ("dapo", "cispo", "vespo")
 
@@ -82,7 +85,7 @@ class QAEMixin(_Extended):
     pad_to_multiple_of: int | None
     _qae_capture: _Capture | None = None
     _qae_rewards: torch.Tensor | None = None
-    _qae_compared = False
+    _qae_comparisons = _MOST_COMPARISONS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _check_hooks(super())
@@ -176,7 +179,7 @@ class QAEMixin(_Extended):
             batch = whole(inputs)
         logged = {key: len(values) for key, values in self._metrics["train"].items()}
         plan, grad = self._qae_plan, torch.is_grad_enabled()
-        compares = plan is not None and grad and not self._qae_compared
+        compares = plan is not None and grad and self._qae_comparisons > 0
         self._qae_capture = capture = _Capture(cut=plan is not None, grad=grad)
         try:
             # With the fused loss TRL's is a number for its metrics, differentiated to compare.
@@ -194,9 +197,12 @@ class QAEMixin(_Extended):
             arguments = self._qae_loss_arguments(plan, batch, log_probs.detach(), entropies)
             if compares and capture.handed is not None:
                 leaf = log_probs.detach().requires_grad_()
-                ours, _ = policy_loss(leaf, **arguments)
-                # A micro-batch without a gradient proves nothing.
-                self._qae_compared = expect_same(ours, leaf, loss, capture.handed)
+                ours, metrics = policy_loss(leaf, **arguments)
+                # A micro-batch without a gradient proves nothing, and one whose ratios are all
+                # alike, or within the bounds, nothing about the others.
+                if expect_same(ours, leaf, loss, capture.handed):
+                    proven = _shows_objective(plan.objective, metrics.to_dict())
+                    self._qae_comparisons = 0 if proven else self._qae_comparisons - 1
             loss, metrics = policy_loss(log_probs, **arguments)
             nonfinite = metrics.to_dict()["nonfinite_tokens"]
         log_micro_batch(self, batch, entropies, nonfinite, logged if drops else None)
@@ -280,3 +286,10 @@ def _depends_on_width(config: Any) -> bool:
     text = config.get_text_config()
     rope = [getattr(text, name, None) for name in ("rope_parameters", "rope_scaling")]
     return any(kind in str(rope) for kind in ("dynamic", "longrope"))
+
+
+def _shows_objective(objective: Objective, metrics: dict[str, Any]) -> bool:
+    """Whether a micro-batch has tokens on both sides of the clip bounds, or ratios at all."""
+    if objective.kind == "sapo":
+        return bool(metrics["max_ratio"] > metrics["min_ratio"])
+    return 0.0 < metrics["clip_fraction"] < 1.0
