@@ -1,6 +1,6 @@
 // token_counts: valid tokens, and rows with at least one, of a batch.
 //
-// Feeds the normalizer where the batch is to be its own denominator (math.md section 3).
+// Feeds the normalizer where the batch is to be its own denominator (docs/math.md section 3).
 // Shapes: mask as qae_layout says; num_tokens, num_rows [1] f64 on the device.
 // A block: 8 rows at a time, a warp each.
 // Results: integer counters in the workspace; the last block writes them as f64 and clears them.

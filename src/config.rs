@@ -66,7 +66,7 @@ pub enum Gate {
     NegativeMask,
 }
 
-/// From rewards to advantages (math.md §1; arXiv 2509.22611).
+/// From rewards to advantages (docs/math.md §1; arXiv 2509.22611).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdvantageConfig {
     /// What is subtracted.
@@ -81,7 +81,7 @@ pub struct AdvantageConfig {
     pub success_threshold: f64,
 }
 
-/// The objective per token (math.md §2). ρ is the importance ratio, A the advantage.
+/// The objective per token (docs/math.md §2). ρ is the importance ratio, A the advantage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
     /// −min(ρA, clip(ρ, 1 − low, 1 + high)·A) (PPO 1707.06347; DAPO 2503.14476).
@@ -144,7 +144,7 @@ pub struct Kl {
     pub clamp: bool,
 }
 
-/// How token losses become one number (math.md §3).
+/// How token losses become one number (docs/math.md §3).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Aggregation {
     /// Σ over tokens / token count (DAPO).

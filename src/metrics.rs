@@ -1,4 +1,4 @@
-//! What an operation reports besides its tensors (math.md §6).
+//! What an operation reports besides its tensors (docs/math.md §6).
 
 use crate::config::{MetricsScope, finite};
 use crate::error::{Error, Result};

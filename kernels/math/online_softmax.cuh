@@ -5,7 +5,7 @@
 //   log_prob = ln2 d_token - ln S,  entropy = ln S - ln2 D / S,  logsumexp = ln2 shift + ln S
 //   d_logit_j = (g (1[j = token] - p_j) - h p_j ln2 (d_j - D / S)) / T,  p_j = 2^{d_j} / S
 //
-// Sources: online normalizer: Milakov and Gimelshein 1805.02867; entropy and gradient: math.md
+// Sources: online normalizer: Milakov and Gimelshein 1805.02867; entropy and gradient: docs/math.md
 // section 4. Everything is relative to the maximum, so that logits of 1e4 lose nothing: that `shift`
 // is rounded does not matter, since it is the same number for all d of a row, and each d is rounded
 // once (fma). A logit of -inf has 2^d = 0 and must not meet a product 0 * inf; so d is clamped where

@@ -18,7 +18,7 @@ pub fn token_counts_workspace_bytes() -> usize {
 }
 
 /// Counts valid tokens and rows with at least one valid token, as normalizers for
-/// [`super::loss_from_log_probs`] (math.md §3) that never visit the host.
+/// [`super::loss_from_log_probs`] (docs/math.md §3) that never visit the host.
 ///
 /// | argument | shape | dtype | unit |
 /// |---|---|---|---|

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::sys;
 
 /// What a loss reads besides the policy's log-probs or logits.
-pub(super) struct TokenLoss<'a> {
+pub(super) struct TokenLoss {
     pub layout: LayoutShape,
     pub mask: Option<Buffer>,
     /// Of the log-probs.
@@ -23,7 +23,7 @@ pub(super) struct TokenLoss<'a> {
     pub old_log_prob: Option<Buffer>,
     pub ref_log_prob: Option<Buffer>,
     pub importance_weight: Option<WeightBuffer>,
-    pub advantages: AdvantageBuffers<'a>,
+    pub advantages: AdvantageBuffers,
 }
 
 /// The gradient with respect to the log-probs, if it is wanted.
@@ -41,7 +41,7 @@ pub(super) struct Results {
     pub active_count: Option<Buffer>,
 }
 
-impl TokenLoss<'_> {
+impl TokenLoss {
     /// The shapes, for their check.
     pub fn shape(&self) -> TokenShape {
         TokenShape {
@@ -67,7 +67,7 @@ impl TokenLoss<'_> {
                     response_index,
                 } => AdvantageShape::FromRewards {
                     rewards: rewards.len,
-                    num_responses: groups.groups.num_responses(),
+                    num_responses: groups.num_responses,
                     response_index: response_index.map(|index| index.len),
                 },
             },
@@ -135,13 +135,13 @@ impl Results {
     pub fn set(
         &self,
         params: &mut sys::qae_loss_from_log_probs_params,
-        inputs: &TokenLoss<'_>,
+        inputs: &TokenLoss,
     ) -> Result<()> {
         for (field, buffer) in [("baseline", self.baseline), ("advantage", self.advantage)] {
             match (buffer, inputs.advantages) {
                 (None, _) => {}
                 (Some(buffer), AdvantageBuffers::FromRewards { groups, .. }) => {
-                    expect_len(field, buffer, groups.groups.num_responses())?;
+                    expect_len(field, buffer, groups.num_responses)?;
                 }
                 (Some(_), _) => {
                     return Err(Error::invalid(
@@ -168,7 +168,7 @@ impl Results {
 
 fn set_advantages(
     params: &mut sys::qae_loss_from_log_probs_params,
-    advantages: AdvantageBuffers<'_>,
+    advantages: AdvantageBuffers,
     config: &Config,
 ) -> Result<()> {
     let source = match advantages {

@@ -1,4 +1,4 @@
-//! From rewards to baselines and advantages (math.md §1; arXiv 2509.22611).
+//! From rewards to baselines and advantages (docs/math.md §1; arXiv 2509.22611).
 
 use super::quantile::{order_statistic, quantile, rank};
 use crate::config::{AdvantageConfig, Baseline, Gate, Scale, Singleton};

@@ -1,4 +1,4 @@
-//! From logits to log-probs and entropy, and back to the logits' gradient (math.md §4).
+//! From logits to log-probs and entropy, and back to the logits' gradient (docs/math.md §4).
 
 use super::softmax_stats::{RowShard, SoftmaxStats};
 use crate::backend::LogProbsOutput;

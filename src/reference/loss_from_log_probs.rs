@@ -1,4 +1,4 @@
-//! From log-probs to the loss and its gradient (math.md §2, §3, §6).
+//! From log-probs to the loss and its gradient (docs/math.md §2, §3, §6).
 
 use super::advantages::{add as add_groups, advantages};
 use super::response::{finite_or_zero, response};
@@ -116,7 +116,7 @@ impl Call<'_> {
         self.acts_everywhere() || self.advantage(row).is_none_or(|a| finite_or_zero(a) != 0.0)
     }
 
-    /// w_i · loss_multiplier, of a response with `length` > 0 valid tokens (math.md §3).
+    /// w_i · loss_multiplier, of a response with `length` > 0 valid tokens (docs/math.md §3).
     pub fn weight(&self, length: usize) -> f64 {
         let denominator = match self.config.aggregation {
             Aggregation::TokenMean | Aggregation::SeqMeanTokenSum => self.normalizer,

@@ -1,4 +1,4 @@
-//! From logits to the loss and its gradient (math.md §2, §3, §4, §6).
+//! From logits to the loss and its gradient (docs/math.md §2, §3, §4, §6).
 
 use super::advantages::{AdvantageOutput, add as add_groups, advantages};
 use super::gathered::Gathered;

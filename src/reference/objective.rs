@@ -1,4 +1,4 @@
-//! The policy-gradient objective of one token and its derivative (math.md §2).
+//! The policy-gradient objective of one token and its derivative (docs/math.md §2).
 
 use super::exp::exp;
 use crate::config::Objective;

@@ -1,4 +1,4 @@
-//! The softmax of one row of logits, whole or in shards (math.md §4).
+//! The softmax of one row of logits, whole or in shards (docs/math.md §4).
 
 use super::exp::exp;
 use crate::batch::Tensor;

@@ -90,7 +90,7 @@ pub(crate) fn token(config: &Config, weight: f64, input: &TokenInput) -> Option<
 }
 
 /// With the response's weight, of a token whose loss has derivative `of_log_prob` without it
-/// (math.md §3, §4).
+/// (docs/math.md §3, §4).
 fn derivatives(config: &Config, weight: f64, of_log_prob: f64) -> Derivatives {
     let scale = weight * config.grad_scale;
     Derivatives {

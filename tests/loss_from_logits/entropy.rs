@@ -112,7 +112,7 @@ fn means_divide_by_their_own_counts() {
     assert_eq!(EntropyMetrics::default().mean(), 0.0);
 }
 
-/// w_i of every slot (math.md §3).
+/// w_i of every slot (docs/math.md §3).
 fn weights(case: &Case, aggregation: Aggregation) -> Vec<f64> {
     let is_valid: Vec<bool> = (0..case.num_slots())
         .map(|slot| case.is_valid(slot))

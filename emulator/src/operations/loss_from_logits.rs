@@ -171,13 +171,13 @@ impl PreparedLogits {
 }
 
 /// Uploads everything that is not logits.
-fn upload<'a>(
+fn upload(
     memory: &Memory,
     placement: &LogitsPlacement,
-    batch: &LogitsBatch<'a>,
+    batch: &LogitsBatch<'_>,
     logits: &TensorMemory,
     groups: Option<&GroupMemory>,
-) -> Result<LogitsInputs<'a>> {
+) -> Result<LogitsInputs> {
     let log_probs = [batch.old_log_prob, batch.ref_log_prob];
     let dtype = log_probs
         .iter()
