@@ -1,19 +1,24 @@
-//! The reference on several threads: the same f64 functions per group and per response, run by
-//! rayon's current thread pool.
+//! The reference on several threads of rayon's current pool, and on several tokens or columns in
+//! one instruction.
 //!
-//! Every group, every response and every row of logits is computed by one thread, and results are
-//! added in row order, so that the bits depend neither on the number of threads nor on their
-//! schedule: they are those of [`crate::reference`].
+//! Every group, every response and every row of logits is computed by one thread, with the scalar
+//! formulas of [`crate::reference`] and sums in its order, so that the bits are the reference's,
+//! whatever the number of threads, their schedule and the width of vectors.
 
 //!
 //! The functions that end in `_into` write to the caller's memory, in its dtype and with its
 //! strides: the reference's f64 results, rounded once.
 
 mod advantages;
+mod block;
 mod log_probs_from_logits;
 mod loss_from_log_probs;
 mod loss_from_logits;
+mod policy;
+mod response;
 mod rows;
+mod simd;
+mod softmax;
 
 pub use self::advantages::advantages;
 pub use self::log_probs_from_logits::{

@@ -1,11 +1,11 @@
 //! From logits to log-probs and entropy, and back: one row of logits is computed by one thread.
 
-use super::rows::grid_rows;
+use super::{rows::grid_rows, softmax};
 use crate::backend::{LogProbsOutput, Run};
 use crate::batch::shape::LayoutShape;
 use crate::batch::{Element, LogProbsInput, LogitsMut, Tensor, TensorMut, for_elements};
 use crate::error::{Error, Result};
-use crate::reference::{backward_of_row, check_backward, columns, of_row};
+use crate::reference::{check_backward, columns, results, shard_of};
 use rayon::prelude::*;
 use std::time::Instant;
 
@@ -111,7 +111,11 @@ fn store<D: Element>(rows: &[[f64; 3]], column: usize, target: &mut [D]) {
 /// Log-prob, entropy and log-sum-exp of each row.
 fn forward(input: &LogProbsInput<'_>) -> Vec<[f64; 3]> {
     let rows = (0..input.num_rows()).into_par_iter();
-    rows.map(|row| of_row(input, row)).collect()
+    rows.map(|row| match input.counts(row) {
+        true => results(input, &softmax::stats(&shard_of(input, row))),
+        false => [0.0; 3],
+    })
+    .collect()
 }
 
 /// [`crate::reference::log_probs_from_logits_backward`] on several threads: the same results, bit
@@ -236,8 +240,13 @@ fn backward_rows<D: Element>(
     d_logits: Vec<&mut [D]>,
 ) {
     (d_logits.into_par_iter().enumerate()).for_each(|(row, gradient)| {
-        let (d_log_prob, d_entropy) = derivatives.get(row);
-        backward_of_row(input, row, d_log_prob, d_entropy, gradient);
+        let (g, h) = derivatives.get(row);
+        if input.counts(row) && (g != 0.0 || h != 0.0) {
+            let shard = shard_of(input, row);
+            softmax::backward(&softmax::stats(&shard), &shard, g, h, gradient);
+        } else {
+            gradient.fill(D::round(0.0));
+        }
     });
 }
 

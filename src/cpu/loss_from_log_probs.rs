@@ -2,6 +2,8 @@
 
 use super::MIN_ITEMS_PER_TASK;
 use super::advantages::from_rewards;
+use super::block::Block;
+use super::response::response;
 use crate::backend::{LossOutput, Run};
 use crate::batch::{
     Advantages, Element, ImportanceWeight, Layout, RowsMut, TokenBatch, for_elements,
@@ -9,9 +11,7 @@ use crate::batch::{
 use crate::config::{Config, Gradient, MetricsScope, Normalizer};
 use crate::error::Result;
 use crate::metrics::Metrics;
-use crate::reference::{
-    AdvantageOutput, Call, Tokens, add_groups, normalizer, response, rows_of, sum,
-};
+use crate::reference::{AdvantageOutput, Call, Tokens, add_groups, normalizer, rows_of, sum};
 use rayon::prelude::*;
 use std::time::Instant;
 
@@ -175,15 +175,8 @@ fn run<D: Element>(
     let rows: Vec<Metrics> = rows_of(layout, d_log_prob)
         .into_par_iter()
         .enumerate()
-        .map_init(Vec::new, |wide, (row, gradient)| {
-            wide.resize(gradient.len(), 0.0);
-            let metrics = response(&call, row, wide, &mut []);
-            if call.acts(row) || config.gradient == Gradient::ZeroFill {
-                for (slot, &value) in gradient.iter_mut().zip(wide.iter()) {
-                    *slot = D::round(value);
-                }
-            }
-            metrics
+        .map_init(Block::default, |block, (row, gradient)| {
+            response(&call, row, gradient, block)
         })
         .collect();
     Ok(LossResults::new(&rows, config, from_rewards))

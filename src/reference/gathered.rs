@@ -1,7 +1,7 @@
 //! The slots of a batch of logits, response after response.
 
 use super::response::Use;
-use super::tokens::{LogProbs, Tokens};
+use super::tokens::Tokens;
 use crate::batch::{Advantages, ImportanceWeight, Layout, LogitsBatch, LogitsLayout, Slot, Tensor};
 use crate::config::Gradient;
 use crate::error::Result;
@@ -53,10 +53,10 @@ impl Gathered {
                 offsets: &self.offsets,
             },
             mask: Some(&self.mask),
-            log_prob: LogProbs::Wide(&[]),
+            log_prob: Tensor::F64(&[]),
             entropy: None,
-            old_log_prob: self.old_log_prob.as_deref().map(LogProbs::Wide),
-            ref_log_prob: self.ref_log_prob.as_deref().map(LogProbs::Wide),
+            old_log_prob: self.old_log_prob.as_deref().map(Tensor::F64),
+            ref_log_prob: self.ref_log_prob.as_deref().map(Tensor::F64),
             importance_weight: per_token
                 .map(ImportanceWeight::PerToken)
                 .or(batch.importance_weight),

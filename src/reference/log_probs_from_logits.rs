@@ -2,7 +2,7 @@
 
 use super::softmax_stats::{RowShard, SoftmaxStats};
 use crate::backend::LogProbsOutput;
-use crate::batch::{Element, LogProbsInput};
+use crate::batch::LogProbsInput;
 use crate::error::{Error, Result};
 
 /// log_prob = z\[token\] − logsumexp(z), entropy = logsumexp(z) − Σ p z and logsumexp(z) of each
@@ -41,12 +41,15 @@ pub fn log_probs_from_logits(input: &LogProbsInput<'_>) -> Result<LogProbsOutput
     Ok(columns(rows.collect()))
 }
 
-/// Log-prob, entropy and log-sum-exp of row `row`; 0 where it is masked.
-pub(crate) fn of_row(input: &LogProbsInput<'_>, row: usize) -> [f64; 3] {
-    if !input.counts(row) {
-        return [0.0; 3];
+fn of_row(input: &LogProbsInput<'_>, row: usize) -> [f64; 3] {
+    match input.counts(row) {
+        true => results(input, &SoftmaxStats::of_row(&shard_of(input, row))),
+        false => [0.0; 3],
     }
-    let stats = SoftmaxStats::of_row(&shard_of(input, row));
+}
+
+/// Log-prob, entropy and log-sum-exp of a row.
+pub(crate) fn results(input: &LogProbsInput<'_>, stats: &SoftmaxStats) -> [f64; 3] {
     let temperature = input.temperature;
     [
         stats.log_prob(temperature),
@@ -106,7 +109,10 @@ pub fn log_probs_from_logits_backward(
     for (row, gradient) in d_logits.chunks_exact_mut(vocab_size).enumerate() {
         let g = f64::from(d_log_prob[row]);
         let h = d_entropy.map_or(0.0, |d_entropy| f64::from(d_entropy[row]));
-        backward_of_row(input, row, g, h, gradient);
+        if input.counts(row) && (g != 0.0 || h != 0.0) {
+            let shard = shard_of(input, row);
+            SoftmaxStats::of_row(&shard).backward(&shard, g, h, gradient);
+        }
     }
     Ok(d_logits)
 }
@@ -129,24 +135,7 @@ pub(crate) fn check_backward(
     Ok(())
 }
 
-/// Writes row `row` of the gradient, rounded once.
-pub(crate) fn backward_of_row<D: Element>(
-    input: &LogProbsInput<'_>,
-    row: usize,
-    d_log_prob: f64,
-    d_entropy: f64,
-    gradient: &mut [D],
-) {
-    if input.counts(row) && (d_log_prob != 0.0 || d_entropy != 0.0) {
-        let shard = shard_of(input, row);
-        let stats = SoftmaxStats::of_row(&shard);
-        stats.backward_into(&shard, d_log_prob, d_entropy, gradient);
-    } else {
-        gradient.fill(D::round(0.0));
-    }
-}
-
-fn shard_of<'a>(input: &LogProbsInput<'a>, row: usize) -> RowShard<'a> {
+pub(crate) fn shard_of<'a>(input: &LogProbsInput<'a>, row: usize) -> RowShard<'a> {
     RowShard {
         logits: input.row(row),
         vocab_start: 0,

@@ -5,9 +5,9 @@ use super::gathered::Gathered;
 use super::loss_from_log_probs::{Call, normalizer, rows_of, sum};
 use super::response::{Use, response, uses};
 use super::softmax_stats::{RowShard, SoftmaxStats};
-use super::tokens::{LogProbs, Tokens};
+use super::tokens::Tokens;
 use crate::backend::{LogitsOutput, LossOutput};
-use crate::batch::{Advantages, LogitsBatch, Slot};
+use crate::batch::{Advantages, LogitsBatch, Slot, Tensor};
 use crate::config::{Config, Gradient};
 use crate::error::Result;
 use crate::metrics::Metrics;
@@ -183,7 +183,7 @@ fn losses(
 ) -> (Losses, Metrics, Vec<u32>) {
     let call = Call {
         tokens: Tokens {
-            log_prob: LogProbs::Wide(&softmax.log_prob),
+            log_prob: Tensor::F64(&softmax.log_prob),
             entropy: Some(&softmax.entropy),
             ..call.tokens
         },

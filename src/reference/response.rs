@@ -15,8 +15,22 @@ pub(crate) fn response(
     gradient: &mut [f64],
     d_entropy: &mut [f64],
 ) -> Metrics {
-    let config = call.config;
-    let mut metrics = Metrics::empty(config.metrics_scope);
+    let acts = call.acts(row);
+    let (mut metrics, response) = begin(call, row);
+    if !acts && call.config.gradient == Gradient::ZeroFill {
+        gradient.fill(0.0);
+    }
+    if let Some(response) = response {
+        response.visit(acts, gradient, d_entropy, &mut metrics);
+    }
+    metrics
+}
+
+/// The part of local row `row` in the metrics that is known before its tokens are read, and the
+/// response, if its tokens have to be.
+pub(crate) fn begin<'c>(call: &'c Call<'_>, row: usize) -> (Metrics, Option<Response<'c>>) {
+    let scope = call.config.metrics_scope;
+    let mut metrics = Metrics::empty(scope);
     metrics.entropy = call.tokens.entropy.map(|_| EntropyMetrics::default());
     let given = call.advantage(row);
     let advantage = given.map(finite_or_zero);
@@ -24,20 +38,17 @@ pub(crate) fn response(
     metrics.groups.nonfinite_rewards += u64::from(given.is_some_and(|a| !a.is_finite()));
     metrics.positive = u64::from(advantage.is_some_and(|a| a > 0.0));
     metrics.negative = u64::from(advantage.is_some_and(|a| a < 0.0));
-    let acts = call.acts(row);
-    if !acts && config.gradient == Gradient::ZeroFill {
-        gradient.fill(0.0);
-    }
-    if acts || config.metrics_scope == MetricsScope::All {
-        let response = Response::new(call, row);
-        metrics.active = u64::from(response.active_tokens > 0);
-        response.visit(acts, gradient, d_entropy, &mut metrics);
-    }
+    let is_read = call.acts(row) || scope == MetricsScope::All;
+    let response = is_read.then(|| Response::new(call, row));
+    let active_tokens = response
+        .as_ref()
+        .map_or(0, |response| response.active_tokens);
+    metrics.active = u64::from(active_tokens > 0);
     metrics.zero = match advantage {
         Some(advantage) => u64::from(advantage == 0.0),
         None => 1 - metrics.active,
     };
-    metrics
+    (metrics, response)
 }
 
 /// What a loss makes of a slot, known before its log-prob is.
@@ -73,15 +84,15 @@ pub(super) fn finite_or_zero(value: f64) -> f64 {
 
 /// A response whose tokens are looked at.
 pub(crate) struct Response<'a> {
-    call: &'a Call<'a>,
-    row: usize,
-    slots: Row,
+    pub call: &'a Call<'a>,
+    pub row: usize,
+    pub slots: Row,
     /// Of all its tokens; `None`: each has its own.
-    advantage: Option<f64>,
+    pub advantage: Option<f64>,
     /// Number of valid tokens.
-    length: usize,
+    pub length: usize,
     /// Those with a non-zero advantage.
-    active_tokens: usize,
+    pub active_tokens: usize,
 }
 
 /// What all tokens of a response have in common.

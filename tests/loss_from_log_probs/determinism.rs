@@ -4,7 +4,7 @@ use crate::bits;
 use crate::case::{Case, aggregations, kls, objectives};
 use qae::{Config, LossOutput, MetricsScope, TensorMut, cpu, reference};
 
-fn assert_same_bits(found: &LossOutput, expected: &LossOutput) {
+pub fn assert_same_bits(found: &LossOutput, expected: &LossOutput) {
     let sums = |output: &LossOutput| {
         let metrics = output.metrics;
         bits(&[

@@ -1,6 +1,7 @@
 //! Log-probs to loss and gradient: every backend against closed forms, finite differences, and
 //! against itself where a change must not matter.
 
+mod blocks;
 mod case;
 mod closed_forms;
 mod determinism;

@@ -2,13 +2,14 @@
 
 use super::super::advantages::from_rewards;
 use super::super::loss_from_log_probs::LossResults;
-use crate::batch::{Element, LogitsBatch, LogitsLayout, Slot};
+use super::super::softmax;
+use crate::batch::{Element, LogitsBatch, LogitsLayout, Slot, Tensor};
 use crate::config::{Config, Gradient};
 use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::reference::{
-    AdvantageOutput, Call, Derivatives, Gathered, LogProbs, Response, RowShard, SoftmaxStats,
-    Tokens, Use, is_gspo, normalizer, response, rows_of, uses,
+    AdvantageOutput, Call, Derivatives, Gathered, Response, RowShard, SoftmaxStats, Tokens, Use,
+    is_gspo, normalizer, response, rows_of, uses,
 };
 use rayon::prelude::*;
 
@@ -176,7 +177,7 @@ impl<'a> Plan<'a> {
 
     fn stats(&self, position: usize) -> Option<SoftmaxStats> {
         let is_read = self.uses[position] != Use::None;
-        is_read.then(|| SoftmaxStats::of_row(&self.shard(&self.gathered.slots[position])))
+        is_read.then(|| softmax::stats(&self.shard(&self.gathered.slots[position])))
     }
 
     fn derivatives(
@@ -202,7 +203,7 @@ impl<'a> Plan<'a> {
         let Derivatives { log_prob, entropy } = derivatives;
         if log_prob != 0.0 || entropy != 0.0 {
             let shard = self.shard(&self.gathered.slots[position]);
-            stats.backward_into(&shard, log_prob, entropy, row);
+            softmax::backward(stats, &shard, log_prob, entropy, row);
         } else {
             // Left out, clipped, or without a term.
             row.fill(D::round(0.0));
@@ -224,7 +225,7 @@ impl<'a> Plan<'a> {
             d_entropy: vec![0.0; stats.len()],
         };
         let call = self.call(Tokens {
-            log_prob: LogProbs::Wide(&losses.log_prob),
+            log_prob: Tensor::F64(&losses.log_prob),
             entropy: Some(&losses.entropy),
             ..self.gathered.tokens(self.batch)
         });
