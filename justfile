@@ -10,6 +10,12 @@ check:
 test:
     cargo test --release --workspace
 
+# The Python package, and its tests with the real trainers.
+python:
+    scripts/python-env.sh packages target/python
+    scripts/python-env.sh qae target/python
+    QAE_REQUIRE_EMULATOR=1 target/python/bin/python -m pytest python/tests
+
 # Formats the Rust sources.
 fmt:
     cargo fmt --all

@@ -6,8 +6,8 @@
 #     gpu-bundle/scripts/gpu-suite.sh OUT
 #
 # Writes gpu-bundle/ and gpu-bundle.tar.gz to cargo's target directory: stripped binaries for every
-# architecture with the CUDA runtime linked in, the data they read, the PyTorch programs, the wheels
-# of benches/pytorch/peers.txt, and a manifest. Fails where a binary would not start on a machine
+# architecture with the CUDA runtime linked in, the data they read, the Python package as a wheel, its
+# tests, the PyTorch programs, the wheels of benches/pytorch/peers.txt, and a manifest. Fails where a binary would not start on a machine
 # with a driver and an older Linux, or where the archive is too large to be handed around. Needs no
 # GPU and no CUDA installation; fetches wheels from PyPI.
 set -euo pipefail
@@ -29,7 +29,7 @@ for tool in strip objdump python3 sha256sum tar gzip; do
     command -v "$tool" >/dev/null || fail "$tool is missing"
 done
 # The bundle is for any GPU, whatever this shell builds for.
-unset QAE_CUDA_ARCHITECTURES
+unset QAE_CUDA_ARCHITECTURES QAE_EMULATOR
 variables=$(scripts/cuda-toolchain.sh)
 eval "$variables"
 
@@ -72,7 +72,7 @@ check_binary() {
 }
 
 rm -rf "$bundle" "$archive"
-mkdir -p "$bundle"/{bin,scripts,benches/pytorch,tests,wheels}
+mkdir -p "$bundle"/{bin,scripts,benches/pytorch,python,tests,wheels}
 # By digest, and without what they need: that is what the GPU machine has PyTorch for.
 peers=benches/pytorch/peers.txt
 python3 -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
@@ -86,6 +86,16 @@ for entry in "bin qae qae" "example gpu_bench gpu_bench" "test cuda cuda-tests";
     needed=$(check_binary "$bundle/bin/$file")
     glibc=$(printf '%s\n' "$glibc" "$needed" | sort -V | tail -n 1)
 done
+# One for every Python from 3.10 on.
+QAE_CUDA=1 CARGO_TARGET_DIR=$(realpath "$target") python3 -m pip wheel --quiet \
+    --disable-pip-version-check --no-deps --wheel-dir "$bundle/wheels" ./python ||
+    fail "the wheel of the Python package could not be built"
+python3 -m zipfile -e "$bundle"/wheels/qae-*.whl "$target/wheel"
+needed=$(check_binary "$target/wheel/qae/_qae.abi3.so")
+glibc=$(printf '%s\n' "$glibc" "$needed" | sort -V | tail -n 1)
+rm -r "$target/wheel"
+mkdir "$bundle/python/tests"
+cp python/tests/*.py "$bundle/python/tests/"
 # The same paths as in the repository, which the binaries look for from the working directory.
 mkdir "$bundle/data"
 cp data/trl-addition.safetensors "$bundle/data/"

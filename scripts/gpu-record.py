@@ -22,7 +22,9 @@ SCHEMA = 1
 SINGLE = ["device", "copy", "pytorch_device", "pytorch_copy"]
 FROM_LOGITS = ["loss_from_logits", "log_probs_from_logits", "log_probs_from_logits_backward"]
 LISTS = ["loss_from_log_probs", *FROM_LOGITS, "logits_check", "repeat_bits"]
-LISTS += ["pytorch", "pytorch_logits", "verl_loop", "skipped"]
+LISTS += ["pytorch", "pytorch_logits", "skipped"]
+# This package among the contenders of the Python programs.
+OWN = "qae"
 
 # What a kernel from logits is to reach, by its case: the part of the copy bandwidth, and how many
 # times faster than the fastest peer that moves the logits three times, and than eager PyTorch.
@@ -147,11 +149,11 @@ def copy_bandwidth(record, by="copy"):
     return copy["bytes"] / statistics.median(copy["seconds"]) if copy else None
 
 
-def of_peer(record, mode):
-    """Median seconds of PyTorch by slots and by whether responses are inactive."""
+def of_peer(record, peer):
+    """Median seconds of a peer by slots and by whether responses are inactive."""
     found = {}
     for entry in record["pytorch"]:
-        if entry["mode"] == mode:
+        if entry["peer"] == peer:
             variant = entry["case"].split("/")[2]
             found[entry["slots"], variant] = statistics.median(entry["seconds"])
     return found
@@ -184,7 +186,7 @@ def table(rows):
 
 def loss_table(record):
     bandwidth = copy_bandwidth(record)
-    peers = [of_peer(record, mode) for mode in ("eager", "compile")]
+    peers = [of_peer(record, peer) for peer in ("eager", "compile")]
     header = ["loss_from_log_probs", "tokens", "by", "us", "spread", "GB/s", "of copy"]
     rows = [header + ["x eager", "x compile"]]
     for entry in record["loss_from_log_probs"]:
@@ -207,17 +209,13 @@ def loss_table(record):
 
 
 def pytorch_table(record):
-    rows = [["PyTorch step", "tokens", "mode", "us", "launches", "peak MB"]]
+    rows = [["step in Python", "tokens", "peer", "us", "launches", "peak MB"]]
     for entry in record["pytorch"]:
         peak = entry["peak_bytes"]
-        row = [entry["case"], size_name(entry["slots"]), entry["mode"]]
+        row = [entry["case"], size_name(entry["slots"]), entry["peer"]]
         row.append(f"{statistics.median(entry['seconds']) * 1e6:.1f}")
         row.append(shown(entry["launches"], "d"))
         rows.append(row + [shown(peak / 1e6 if peak is not None else None, ".1f")])
-    for entry in record["verl_loop"]:
-        row = ["verl's advantage loop (CPU)", size_name(entry["slots"]), "-"]
-        row += [f"{statistics.median(entry['seconds']) * 1e6:.1f}", "-", "-"]
-        rows.append(row)
     return rows
 
 
@@ -225,7 +223,8 @@ def of_logits_peers(record, case):
     """Median seconds of each peer in what `case` of this crate does too, by name."""
     variant = "/".join(case.split("/")[:2])
     entries = [entry for entry in record["pytorch_logits"] if entry["case"] == variant]
-    return {entry["peer"]: statistics.median(entry["seconds"]) for entry in entries}
+    others = [entry for entry in entries if entry["peer"].split("-")[0] != OWN]
+    return {entry["peer"]: statistics.median(entry["seconds"]) for entry in others}
 
 
 def beside(value, target, form):

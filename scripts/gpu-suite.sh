@@ -4,18 +4,18 @@
 #
 #     gpu-bundle/scripts/gpu-suite.sh [OUT [PART...]]      # OUT: ./out; every part
 #
-# Parts: check (device tests, graphs, equal bits), sanitize (compute-sanitizer), tokens (benches
-# from log-probs), logits (benches from logits). Each begins with the self-test, ends within 8
-# minutes, as every step has a time limit, and writes OUT/<date>-<gpu>-<part>.json (see
-# benches/records/README.md), logs to OUT/logs/<part>/, and prints tables. A step that fails, runs
-# out of time or has not what it needs is recorded as that, never as passed. Exit status 0: every
-# step passed (but those of `ncu`, which are optional). Reads clocks and settings of the GPU and
-# changes none.
+# Parts: check (device tests, graphs, equal bits), python (the Python package's tests on the GPU),
+# sanitize (compute-sanitizer), tokens (benches from log-probs), logits (benches from logits). Each
+# begins with the self-test, ends within 8 minutes, as every step has a time limit, and writes
+# OUT/<date>-<gpu>-<part>.json (see benches/records/README.md), logs to OUT/logs/<part>/, and prints
+# tables. A step that fails, runs out of time or has not what it needs is recorded as that, never as
+# passed. Exit status 0: every step passed (but those of `ncu`, which are optional). Reads clocks and
+# settings of the GPU and changes none.
 #
 # Needs bash, coreutils, python3 with PyTorch, nvidia-smi and compute-sanitizer; ncu is optional.
 set -uo pipefail
 
-all_parts=(check sanitize tokens logits)
+all_parts=(check python sanitize tokens logits)
 out=${1:-out}
 parts=("${@:2}")
 if ((${#parts[@]} == 0)); then parts=("${all_parts[@]}"); fi
@@ -119,8 +119,8 @@ with_states() {
     kill "$sampler" 2>/dev/null
 }
 
-# What runs under PyTorch finds the wheels of the bundle too: unpacked, since Triton reads the
-# sources of its kernels.
+# What runs under PyTorch finds the wheels of the bundle too, the Python package among them: unpacked,
+# since Triton reads the sources of its kernels.
 pytorch_step() {
     local name=$1 wheel
     if [[ -z $blocked ]] && ! python3 -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then
@@ -156,6 +156,12 @@ check() {
     step vocabularies 120 '"logits_check"' bin/gpu_bench --operation logits --rows 1024 --samples 1
 }
 
+python() {
+    # Those that need no GPU passed before.
+    pytorch_step python-tests 340 '[1-9][0-9]* passed' \
+        python3 -m pytest -q -p no:cacheprovider python/tests -k cuda
+}
+
 sanitize() {
     local tools=(memcheck racecheck initcheck synccheck) index tool clean
     for index in "${!tools[@]}"; do
@@ -177,7 +183,7 @@ tokens() {
     with_states step bench 90 '"loss_from_log_probs"' bin/gpu_bench "${tokens[@]}"
     # The size that matters most first, should time run out.
     pytorch_step pytorch 150 '"kind": "pytorch"' python3 benches/pytorch/loss_from_log_probs.py \
-        --sizes 16m,1m,64k,128m
+        --json --sizes 16m,1m,64k,128m
     ncu_step ncu 20 loss_from_log_probs 4 \
         "${tokens[@]}" --sizes 16m --samples 1 --only f32/packed/dense
 }
@@ -185,7 +191,7 @@ tokens() {
 logits() {
     # One run: the kernels and their peers under the same clocks.
     with_states pytorch_step bench 300 '"kind": "pytorch_logits"' python3 \
-        benches/pytorch/loss_from_logits.py --gpu-bench bin/gpu_bench
+        benches/pytorch/loss_from_logits.py --json --gpu-bench bin/gpu_bench
     if [[ -z $blocked && ! -s $logs/bench.out ]]; then
         step bench-alone 120 '"loss_from_logits"' bin/gpu_bench --operation logits
     fi

@@ -1,6 +1,6 @@
 """Tests of gpu-record.py on figures that were made up here: no GPU measured any of them.
 
-    python3 -m unittest discover --start-directory scripts
+python3 -m unittest discover --start-directory scripts
 """
 
 import contextlib
@@ -52,14 +52,14 @@ FAKE_PYTORCH = [
         {
             "kind": "pytorch",
             "case": "f32/padded+mask/dense",
-            "mode": mode,
+            "peer": peer,
             "slots": SLOTS,
             "tokens": SLOTS,
             "launches": 130,
             "peak_bytes": None,
             "seconds": [seconds],
         }
-        for mode, seconds in (("eager", 4e-5), ("compile", 2e-6))
+        for peer, seconds in (("eager", 4e-5), ("compile", 2e-6), ("qae", 1e-6))
     ),
 ]
 FAKE_LOGITS = [
@@ -96,6 +96,8 @@ FAKE_LOGITS = [
             ("liger", "dense", 2e-6),
             ("eager", "dense", 8e-6),
             ("liger", "inactive-80", 7e-6),
+            ("qae", "dense", 1e-6),
+            ("qae-active", "inactive-80", 1e-6),
         )
     ),
     {"kind": "skipped", "cases": ["quack bf16/dense"], "reason": "not importable"},
@@ -173,7 +175,7 @@ class Logs(unittest.TestCase):
         self.assertEqual((row["of copy"], row["x eager"]), ("-", "-"))
         report = "\n".join(gpu_record.report(record))
         self.assertIn("copy bandwidth: - GB/s", report)
-        self.assertIn("PyTorch step: not measured", report)
+        self.assertIn("step in Python: not measured", report)
 
     def test_no_step_that_did_not_pass_goes_unmentioned(self):
         for status in ("failed", "timed out", "skipped"):

@@ -1,6 +1,6 @@
 """Tests of gpu-suite.sh in a bundle of stand-ins: no GPU is used, and every figure is made up here.
 
-    python3 -m unittest discover --start-directory scripts
+python3 -m unittest discover --start-directory scripts
 """
 
 import json
@@ -31,16 +31,17 @@ esac""",
     "path/compute-sanitizer": """
 [[ $2 == racecheck ]] && echo 'RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)'
 echo 'ERROR SUMMARY: 0 errors'""",
-    "path/ncu": "echo '\"ID\",\"Metric Name\"'; echo '\"0\",\"dram__bytes_read.sum\"'",
+    "path/ncu": 'echo \'"ID","Metric Name"\'; echo \'"0","dram__bytes_read.sum"\'',
     # Stands in for PyTorch alone.
     "path/python3": """
 [[ $1 == -c ]] && exit 0
+[[ "$1 $2" == "-m pytest" ]] && { echo '7 passed, 3 skipped in 1 s'; exit 0; }
 [[ $1 == benches/*/loss_from_logits.py ]] && {
-    "$3"  logits; ls "$PYTHONPATH" >&2
+    "$4"  logits; ls "$PYTHONPATH" >&2
     echo '{"kind": "pytorch_logits", "case": "bf16/dense", "peer": "liger", "launches": 1,
 "peak_bytes": 1, "error": 0.0, "seconds": [2.0]}' | tr -d '\\n'; echo; exit 0; }
 [[ $1 == benches/* ]] && { echo '{"kind": "pytorch", "case": "f32/padded+mask/dense",
-"mode": "eager", "slots": 65536, "launches": 1, "peak_bytes": 1, "seconds": [2.0]}' |
+"peer": "eager", "slots": 65536, "launches": 1, "peak_bytes": 1, "seconds": [2.0]}' |
     tr -d '\\n'; echo; exit 0; }
 exec "$REAL_PYTHON" "$@\"""",
 }
@@ -101,7 +102,9 @@ class Suite(unittest.TestCase):
 
     def test_every_step_of_every_part_passes(self):
         suite, records = self.run_suite()
-        self.assertEqual(set(records), {"check", "sanitize", "tokens", "logits"}, suite.stderr)
+        self.assertEqual(
+            set(records), {"check", "python", "sanitize", "tokens", "logits"}, suite.stderr
+        )
         for record, steps in records.values():
             self.assertEqual(set(steps.values()), {"passed"}, suite.stdout + suite.stderr)
             self.assertTrue(record["complete"])
@@ -109,7 +112,7 @@ class Suite(unittest.TestCase):
             self.assertEqual(record["gpu"]["driver_version"], "0.0")
         self.assertEqual(suite.returncode, 0)
         number = {part: len(steps) for part, (_, steps) in records.items()}
-        self.assertEqual(number, {"check": 6, "sanitize": 6, "tokens": 5, "logits": 6})
+        self.assertEqual(number, {"check": 6, "python": 3, "sanitize": 6, "tokens": 5, "logits": 6})
         tokens, logits = records["tokens"][0], records["logits"][0]
         self.assertEqual(tokens["loss_from_log_probs"][0]["case"], "f32/packed/dense")
         self.assertEqual(logits["loss_from_logits"][0]["case"], "bf16/dense/in-place")
@@ -126,12 +129,12 @@ class Suite(unittest.TestCase):
     def test_an_unknown_part_is_refused(self):
         suite, records = self.run_suite("chekc")
         self.assertEqual((suite.returncode, records), (2, {}))
-        self.assertIn("chekc is none of check sanitize tokens logits", suite.stderr)
+        self.assertIn("chekc is none of check python sanitize tokens logits", suite.stderr)
 
     def test_nothing_runs_after_a_self_test_that_fails(self):
         self.program("bundle/bin/qae", "echo 'FAKE: 7 cases, 1 mismatches'; exit 1")
         self.write_sums()
-        for part in ("check", "sanitize", "tokens", "logits"):
+        for part in ("check", "python", "sanitize", "tokens", "logits"):
             shutil.rmtree(self.root / "out", ignore_errors=True)
             suite, record, steps = self.run_part(part)
             self.assertEqual(steps.pop("checksums"), "passed")
@@ -144,6 +147,12 @@ class Suite(unittest.TestCase):
         self.program("path/compute-sanitizer", "exit 0")
         suite, _, steps = self.run_part("sanitize")
         self.assertEqual((steps["memcheck"], suite.returncode), ("failed", 1))
+
+    def test_python_tests_that_were_all_skipped_have_not_passed(self):
+        body = FAKE_PROGRAMS["path/python3"].replace("7 passed, 3 skipped", "10 skipped")
+        self.program("path/python3", body)
+        suite, _, steps = self.run_part("python")
+        self.assertEqual((steps["python-tests"], suite.returncode), ("failed", 1))
 
     def test_tests_that_found_no_gpu_have_not_passed(self):
         body = FAKE_PROGRAMS["bundle/bin/cuda-tests"]

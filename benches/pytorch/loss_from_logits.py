@@ -1,312 +1,363 @@
-"""From logits to the loss and its gradient: PyTorch, Liger, TRL and QuACK beside this crate's
-kernels, in one run on one GPU.
+"""From logits to the loss and its gradient: PyTorch, Liger, TRL, verl and QuACK beside this
+package.
 
     python3 benches/pytorch/loss_from_logits.py [--rows 8192] [--vocab 151936] [--gpu-bench FILE]
 
 bf16 logits; cases `dense` (mean baseline: every response active), `inactive-80` (quantile baseline
-on the same rewards: one response in five is active, and only this crate does less work), and
+on the same rewards: one response in five is active, and only this package does less work), and
 `forward` (log-prob and entropy of each row, no gradient). The loss is verl's clipped one with dual
-clip, token-mean, as in loss_from_log_probs.py; advantages are given to the peers and are part of the
-launch of this crate, which returns entropies too. A peer that is not installed is left out, and
-said so. A copy of the logits shows the bandwidth that a kernel can hope for.
+clip, token-mean, as in loss_from_log_probs.py; advantages are given to the others and are part of
+`qae.policy_loss_from_logits`, which returns entropies too. `qae-active` is that with the metrics of
+active responses alone, so that it does not read the others. A copy of the logits shows the bandwidth
+that a kernel can hope for.
 
-Every sample is one step: its logits are restored and a buffer larger than any cache is overwritten
-before the clock starts, so that all of it is read from memory, and the host is ahead of the device.
-Before a case is timed, the gradients of an active response and of an inactive one are compared with
-float64. One JSON object a line; fields as in benches/records/README.md. The lines of FILE, which is
-examples/gpu_bench, are passed on.
+Every sample is one step: its logits are restored and, on a GPU, a buffer larger than any cache is
+overwritten before the clock starts, so that all of it is read from memory, and the host is ahead of
+the device. Before a case is timed, the gradients of an active response and of an inactive one are
+compared with float64. Triton's kernels (Liger's) run on a GPU, or with TRITON_INTERPRET=1, far
+slower, on the CPU. With --json one object a line; fields as in benches/records/README.md. The lines
+of FILE, which is examples/gpu_bench, are passed on.
 """
 
-import argparse
 import collections
+import functools
 import gc
-import importlib
 import math
 import subprocess
 import sys
-import time
 
 import torch
-from loss_from_log_probs import (
+from side_by_side import (
+    BASELINES,
     CLIP_HIGH,
     CLIP_LOW,
     DUAL_CLIP,
     GROUP_SIZE,
     Clock,
-    count_launches,
+    Report,
+    WrongResult,
+    eager_loss,
+    expected_of_tokens,
     group_advantages,
-    peak_bytes,
-    policy_loss,
-    report,
+    made,
+    own_options,
+    parser,
+    rewards_of,
+    run_case,
+    trl_loss,
 )
 
-WIDTH = 64  # tokens of a response
 CACHE_BYTES = 1 << 28
 WARM_UPS = 2
 # Of bf16 gradients, and of log-probs and entropies in nats.
 TOLERANCE = 1e-2
 FORWARD_TOLERANCE = 1e-3
-BASELINES = {"dense": "mean", "inactive-80": "quantile"}
 
-# One step's inputs. `logits` is what the peer may overwrite.
-Batch = collections.namedtuple("Batch", "logits token_ids old_log_prob mask advantages")
+# One step's inputs. `logits` is what it may overwrite.
+Batch = collections.namedtuple("Batch", "logits token_ids old_log_prob mask advantages rewards")
 
 
 class Data:
     """The batch, with the logits that every sample starts from."""
 
-    def __init__(self, rows, vocab, device):
-        self.rows, self.vocab, self.device = rows, vocab, device
-        self.responses = rows // WIDTH
+    def __init__(self, options):
+        self.device = device = options.device
+        self.width, self.vocab = options.width, options.vocab
+        self.responses = options.rows // self.width
         generator = torch.Generator(device).manual_seed(0)
-        shape = (self.responses, WIDTH + 1, vocab)
+        shape = (self.responses, self.width + 1, self.vocab)
         self.pristine = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
         self.pristine.mul_(2.0)
         self.work = torch.empty_like(self.pristine)
         cache_bytes = CACHE_BYTES if device == "cuda" else 1
         self.cache = torch.empty(cache_bytes, dtype=torch.uint8, device=device)
-        ids = (self.responses, WIDTH)
-        self.token_ids = torch.randint(vocab, ids, generator=generator, device=device)
+        ids = (self.responses, self.width)
+        self.token_ids = torch.randint(self.vocab, ids, generator=generator, device=device)
         noise = torch.rand(ids, generator=generator, device=device)
         log_prob = torch.stack([self.row_log_probs(i)[0] for i in range(self.responses)])
         # Ratios of up to e^0.5 to either side: some are clipped.
         self.old_log_prob = log_prob.float() + (noise - 0.5)
         self.mask = torch.ones(ids, dtype=torch.uint8, device=device)
-        response = torch.arange(self.responses, device=device)
-        group, member = response // GROUP_SIZE, response % GROUP_SIZE
-        rare = (member * 5 + group) % GROUP_SIZE < torch.where(group % 5 == 4, 4, 3)
-        self.rewards = (rare == (group % 2 == 0)).float()
+        self.rewards = rewards_of(self.responses, device)
 
     def row_log_probs(self, response):
         """Log-prob of each token of a response, its entropy, and the log-softmax, in float64."""
-        log_softmax = self.pristine[response, :WIDTH].double().log_softmax(dim=-1)
+        log_softmax = self.pristine[response, : self.width].double().log_softmax(dim=-1)
         ids = self.token_ids[response].unsqueeze(-1)
         entropy = -(log_softmax.exp() * log_softmax).sum(dim=-1)
         return log_softmax.gather(-1, ids).squeeze(-1), entropy, log_softmax
 
     def batch(self, variant, extra):
         """`extra` rows follow the tokens of each response, as Liger wants them."""
-        shape = (self.responses, WIDTH + extra, self.vocab)
+        shape = (self.responses, self.width + extra, self.vocab)
         logits = self.work.view(-1)[: math.prod(shape)].view(shape)
         advantages = group_advantages(self.rewards, BASELINES.get(variant, "mean"))
-        return Batch(logits, self.token_ids, self.old_log_prob, self.mask, advantages)
+        inputs = (self.token_ids, self.old_log_prob, self.mask)
+        return Batch(logits, *inputs, advantages, self.rewards)
 
     def restore(self, batch):
         batch.logits.copy_(self.pristine[:, : batch.logits.shape[1]])
         self.cache.zero_()
 
 
-def log_prob_and_entropy(logits, token_ids):
+def eager_log_probs(logits, token_ids):
     log_softmax = torch.log_softmax(logits.float(), dim=-1)
     log_prob = log_softmax.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
     return log_prob, -(log_softmax.exp() * log_softmax).sum(dim=-1)
 
 
-def eager_loss(logits, token_ids, old_log_prob, mask, advantages):
+def eager_log_prob(logits, token_ids):
     log_softmax = torch.log_softmax(logits.float(), dim=-1)
-    log_prob = log_softmax.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    return clipped_loss(log_prob, old_log_prob, mask, advantages)
+    return log_softmax.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
 
 
-def clipped_loss(log_prob, old_log_prob, mask, advantages):
-    loss, _ = policy_loss(log_prob, old_log_prob, advantages.unsqueeze(-1), mask, mask.numel())
+def with_log_prob(log_prob_of, policy_loss=eager_loss):
+    def loss(logits, token_ids, old_log_prob, mask, advantages, _):
+        log_prob = log_prob_of(logits, token_ids)
+        given = (log_prob, old_log_prob, advantages.unsqueeze(-1), mask, mask.numel())
+        return policy_loss(*given)[0]
+
     return loss
+
+
+class Produced(torch.autograd.Function):
+    """Logits as a model hands them over, in the same memory: neither a leaf nor a view of one,
+    which may not be overwritten."""
+
+    @staticmethod
+    def forward(ctx, parameter, logits):
+        return logits.detach()
 
 
 def differentiated(loss):
     """A step: the gradient of `loss` of a batch."""
 
     def step(batch):
-        logits = batch.logits.detach().requires_grad_()
-        value = loss(logits, *batch[1:])
-        return torch.autograd.grad(value, logits)[0]
+        parameter = torch.ones((), requires_grad=True)
+        logits = Produced.apply(parameter, batch.logits)
+        return torch.autograd.grad(loss(logits, *batch[1:]), logits)[0]
 
     return step
 
 
-def eager(_):
-    return differentiated(eager_loss), lambda batch: log_prob_and_entropy(*batch[:2])
-
-
-def compiled(_):
-    torch.compiler.reset()
-    loss = torch.compile(eager_loss, dynamic=False)
-    both = torch.compile(log_prob_and_entropy, dynamic=False)
-
-    def forward(batch):
+def without_gradient(log_probs_of):
+    def step(batch):
         with torch.no_grad():
-            return both(*batch[:2])
+            return log_probs_of(*batch[:2])
 
-    return differentiated(loss), forward
+    return step
 
 
-def liger(_):
-    module = importlib.import_module("liger_kernel.transformers.grpo_loss")
+# What makes a contender's step for a case; None where it has none.
 
-    def loss(logits, token_ids, old_log_prob, mask, advantages):
-        options = {"temperature": 1.0, "beta": 0.0, "eps_low": CLIP_LOW, "eps_high": CLIP_HIGH}
-        options |= {"inplace": True, "loss_type": "dapo", "reduce": True, "delta": DUAL_CLIP}
+
+def eager(variant):
+    if variant == "forward":
+        return without_gradient(eager_log_probs)
+    return differentiated(with_log_prob(eager_log_prob))
+
+
+def compiled(variant):
+    torch.compiler.reset()  # every case is compiled for itself, with no limit on how many
+    if variant == "forward":
+        return without_gradient(torch.compile(eager_log_probs, dynamic=False))
+    return differentiated(torch.compile(with_log_prob(eager_log_prob), dynamic=False))
+
+
+def liger(variant):
+    if variant == "forward":
+        return None
+    from liger_kernel.transformers.grpo_loss import triton_grpo_loss
+
+    # Its wrapper's defaults are other than these.
+    options = {"temperature": 1.0, "beta": 0.0, "eps_low": CLIP_LOW, "eps_high": CLIP_HIGH}
+    options |= {"inplace": True, "loss_type": "dapo", "reduce": True, "delta": DUAL_CLIP}
+
+    def loss(logits, token_ids, old_log_prob, mask, advantages, _):
         given = (logits, old_log_prob, None, token_ids, advantages, None)
-        return module.triton_grpo_loss(*given, **options)[0]
+        return triton_grpo_loss(*given, **options)[0]
 
-    return differentiated(loss), None
-
-
-def trl(_):
-    module = importlib.import_module("trl.kernels.logprob_entropy")
-    both = module.selective_log_softmax_and_entropy
-
-    def loss(logits, token_ids, *others):
-        return clipped_loss(both(logits, token_ids)[0], *others)
-
-    def forward(batch):
-        with torch.no_grad():
-            return both(*batch[:2])
-
-    return differentiated(loss), forward
+    return differentiated(loss)
 
 
-def quack(vocab):
-    module = importlib.import_module("quack.cross_entropy")
+def trl(variant):
+    try:
+        from trl.trainer.utils import selective_log_softmax_and_entropy as both
+    except ImportError:  # the trainer needs more than the kernels do
+        from trl.kernels.logprob_entropy import selective_log_softmax_and_entropy as both
 
-    def loss(logits, token_ids, *others):
+    def log_probs(logits, token_ids):
+        # Without its kernel, results would be rounded to bf16.
+        return both(logits if logits.is_cuda else logits.float(), token_ids)
+
+    if variant == "forward":
+        return without_gradient(log_probs)
+    return differentiated(with_log_prob(lambda *given: log_probs(*given)[0], trl_loss))
+
+
+def verl(variant):
+    from verl.utils.torch_functional import entropy_from_logits, logprobs_from_logits
+
+    # Without flash-attn, results would be rounded to bf16.
+    def log_prob(logits, token_ids):
+        return logprobs_from_logits(logits.float(), token_ids)
+
+    def log_probs(logits, token_ids):
+        logits = logits.float()
+        return logprobs_from_logits(logits, token_ids), entropy_from_logits(logits)
+
+    if variant == "forward":
+        return without_gradient(log_probs)
+    return differentiated(with_log_prob(log_prob))
+
+
+def quack(variant):
+    if variant == "forward":
+        return None
+    from quack.cross_entropy import cross_entropy
+
+    def log_prob(logits, token_ids):
         options = {"reduction": "none", "inplace_backward": True}
-        losses = module.cross_entropy(logits.view(-1, vocab), token_ids.view(-1), **options)
-        return clipped_loss(-losses.view(token_ids.shape), *others)
+        losses = cross_entropy(logits.view(-1, logits.shape[-1]), token_ids.view(-1), **options)
+        return -losses.view(token_ids.shape)
 
-    return differentiated(loss), None
+    return differentiated(with_log_prob(log_prob))
 
 
-# Name, steps of it (of the gradient, of the forward pass), rows that it wants behind each response,
-# and whether the gradient replaces the logits. The fastest first, should time run out.
-Peer = collections.namedtuple("Peer", "name make extra in_place", defaults=[0, False])
-PEERS = [
-    Peer("liger", liger, extra=1, in_place=True),
-    Peer("quack", quack, in_place=True),
-    Peer("trl", trl),
-    Peer("compile", compiled),
-    Peer("eager", eager),
-]
+def own(variant, **options):
+    import qae
+
+    if variant == "forward":
+        return without_gradient(qae.log_probs_and_entropy)
+    options |= own_options(variant)
+
+    def loss(logits, token_ids, old_log_prob, mask, _, rewards):
+        given = (logits, token_ids, old_log_prob)
+        options.update(rewards=rewards, mask=mask, normalizer=mask.numel())
+        return qae.policy_loss_from_logits(*given, inplace=True, **options)[0]
+
+    return differentiated(loss)
+
+
+def own_active(variant):
+    return None if variant == "forward" else own(variant, metrics_scope="active")
+
+
+PEERS = {
+    "liger": liger,
+    "quack": quack,
+    "trl": trl,
+    "verl": verl,
+    "compile": compiled,
+    "eager": eager,
+    "qae": own,
+    "qae-active": own_active,
+}
+EXTRA_ROWS = {"liger": 1}
 
 
 def relative(found, expected):
     return ((found.double() - expected).norm() / expected.norm()).item()
 
 
-def expected_gradient(data, batch, response):
-    """Of one response, in float64."""
-    log_prob, _, log_softmax = data.row_log_probs(response)
-    advantage = batch.advantages[response].double()
-    ratio = torch.exp(log_prob - batch.old_log_prob[response].double())
-    clipped = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
-    losses = torch.maximum(-advantage * ratio, -advantage * clipped)
-    is_bound = (advantage < 0) & (losses > -advantage * DUAL_CLIP)
-    is_taken = (-advantage * ratio >= -advantage * clipped) & ~is_bound
-    of_log_prob = torch.where(is_taken, -ratio * advantage, 0.0) / batch.mask.numel()
-    own = torch.nn.functional.one_hot(data.token_ids[response], data.vocab)
-    return of_log_prob.unsqueeze(-1) * (own - log_softmax.exp())
+class Case:
+    def __init__(self, variant, data, clock):
+        self.variant, self.data, self.clock = variant, data, clock
+        self.name = f"bf16/{variant}"
+        rows = data.responses * data.width
+        active = data.width * int(data.batch(variant, 0).advantages.count_nonzero())
+        self.fields = {"kind": "pytorch_logits", "rows": rows, "vocab": data.vocab}
+        self.fields["active_rows"] = active
+
+    def once(self, step):
+        """A step on restored logits."""
+        batch = self.data.batch(self.variant, step.extra)
+        self.data.restore(batch)
+        return step.run(batch)
+
+    def check(self, step):
+        check = self.check_forward if self.variant == "forward" else self.check_gradient
+        return check(self.once(step))
+
+    def check_gradient(self, gradient):
+        """Relative error for an active response; an inactive one must have no gradient."""
+        data = self.data
+        is_active = data.batch(self.variant, 0).advantages != 0
+        active = is_active.nonzero()[0].item()
+        error = relative(gradient[active, : data.width], self.expected_gradient(active))
+        if not is_active.all():
+            inactive = (~is_active).nonzero()[0].item()
+            if gradient[inactive, : data.width].count_nonzero().item():
+                raise WrongResult("a response with advantage 0 has a gradient")
+        # Negated, so that NaN fails.
+        if not error <= TOLERANCE:
+            raise WrongResult(f"the gradient is off by {error:e}")
+        return error
+
+    def expected_gradient(self, response):
+        data, batch = self.data, self.data.batch(self.variant, 0)
+        log_prob, _, log_softmax = data.row_log_probs(response)
+        given = (log_prob, batch.old_log_prob[response], batch.advantages[response])
+        _, of_log_prob, _ = expected_of_tokens(*given, batch.mask.numel())
+        is_own = torch.nn.functional.one_hot(data.token_ids[response], data.vocab)
+        return of_log_prob.unsqueeze(-1) * (is_own - log_softmax.exp())
+
+    def check_forward(self, results):
+        """Largest error of the log-probs and entropies of the last response, in nats."""
+        response = self.data.responses - 1
+        expected = self.data.row_log_probs(response)[:2]
+        error = max(
+            (found[response].double() - of_found).abs().max().item()
+            for found, of_found in zip(results, expected)
+        )
+        if not error <= FORWARD_TOLERANCE:
+            raise WrongResult(f"log-probs or entropies are off by {error:e}")
+        return error
+
+    def sampler(self, step):
+        batch = self.data.batch(self.variant, step.extra)
+
+        def sample():
+            self.data.restore(batch)
+            return self.clock.time(lambda: step.run(batch))
+
+        for _ in range(WARM_UPS):
+            sample()
+        return sample
 
 
-def check_gradient(data, batch, step):
-    """Relative error of the gradient of an active response; an inactive one must have none."""
-    data.restore(batch)
-    gradient = step(batch)
-    is_active = batch.advantages != 0
-    active = is_active.nonzero()[0].item()
-    error = relative(gradient[active, :WIDTH], expected_gradient(data, batch, active))
-    if not is_active.all():
-        inactive = (~is_active).nonzero()[0].item()
-        if gradient[inactive, :WIDTH].count_nonzero().item():
-            raise WrongResult("a response with advantage 0 has a gradient")
-    # Negated, so that NaN fails.
-    if not error <= TOLERANCE:
-        raise WrongResult(f"the gradient is off by {error:e}")
-    return error
+# What runs it, and how many rows it wants behind those of each response.
+Step = collections.namedtuple("Step", "run extra")
 
 
-def check_forward(data, batch, step):
-    """Largest error of the log-probs and entropies of the last response, in nats."""
-    data.restore(batch)
-    response = data.responses - 1
-    expected = data.row_log_probs(response)[:2]
-    error = max(
-        (found[response].double() - of_found).abs().max().item()
-        for found, of_found in zip(step(batch), expected)
-    )
-    if not error <= FORWARD_TOLERANCE:
-        raise WrongResult(f"log-probs or entropies are off by {error:e}")
-    return error
+def maker(name):
+    def make(variant):
+        run = PEERS[name](variant)
+        return run and Step(run, EXTRA_ROWS.get(name, 0))
+
+    return make
 
 
-class WrongResult(Exception):
-    pass
+def run_cases(data, options, clock, report):
+    for variant in (*BASELINES, "forward"):
+        case = Case(variant, data, clock)
+        makers = {name: maker(name) for name in options.peers}
+        steps = made(makers, (variant,), [case.name], report)
+        run_case(case, steps, clock, report, options.samples)
+        gc.collect()
+        if clock.is_cuda:
+            torch.cuda.empty_cache()
 
 
-def sampled(data, batch, step, samples, clock):
+def run_copy(data, samples, clock, report):
+    copy = functools.partial(data.work.copy_, data.pristine)
     seconds = []
     for sample in range(WARM_UPS + samples):
-        data.restore(batch)
-        taken = clock.time(lambda: step(batch))
-        if sample >= WARM_UPS:
-            seconds.append(taken)
-    return seconds
-
-
-def run_case(data, peer, variant, step, options, clock):
-    batch = data.batch(variant, peer.extra)
-    start = time.perf_counter()
-    checked = check_forward if variant == "forward" else check_gradient
-    error = checked(data, batch, step)
-    line = {
-        "kind": "pytorch_logits",
-        "case": f"bf16/{variant}",
-        "peer": peer.name,
-        "rows": data.rows,
-        "vocab": data.vocab,
-        "active_rows": int(batch.advantages.count_nonzero()) * WIDTH,
-        "in_place": peer.in_place,
-        "error": error,
-        "seconds_first": time.perf_counter() - start,
-        "peak_bytes": peak_bytes(step, batch) if clock.is_cuda else None,
-        "launches": count_launches(step, batch) if clock.is_cuda else None,
-    }
-    report(**line, seconds=sampled(data, batch, step, options.samples, clock))
-
-
-def skipped(peer, cases, reason):
-    names = [f"{peer} bf16/{case}" for case in cases]
-    report(kind="skipped", cases=names, reason=reason)
-
-
-def run_peer(data, peer, options, clock):
-    try:
-        gradient, forward = peer.make(data.vocab)
-    except ImportError as error:
-        skipped(peer.name, [*BASELINES, "forward"], f"not importable: {error}")
-        return
-    for variant in (*BASELINES, "forward"):
-        step = forward if variant == "forward" else gradient
-        if step is None:
-            continue
-        try:
-            run_case(data, peer, variant, step, options, clock)
-        except WrongResult as error:
-            skipped(peer.name, [variant], f"wrong: {error}")
-        except Exception as error:  # a peer that fails is none of the others' business
-            skipped(peer.name, [variant], f"{type(error).__name__}: {str(error).splitlines()[0]}")
-
-
-def run_copy(data, options, clock):
-    def copy():
-        data.work.copy_(data.pristine)
-
-    seconds = []
-    for sample in range(WARM_UPS + options.samples):
         data.cache.zero_()
         taken = clock.time(copy)
         if sample >= WARM_UPS:
             seconds.append(taken)
-    report(kind="pytorch_copy", bytes=2 * data.work.nbytes, seconds=seconds)
+    report.line(kind="pytorch_copy", bytes=2 * data.work.nbytes, seconds=seconds)
 
 
 def run_gpu_bench(options):
@@ -318,33 +369,35 @@ def run_gpu_bench(options):
         sys.exit(f"loss_from_logits.py: {options.gpu_bench} failed ({result.returncode})")
 
 
+def chosen():
+    options = parser(__doc__.split("\n\n")[0], samples=20)
+    options.add_argument("--rows", type=int, help="tokens")
+    options.add_argument("--width", type=int, default=64, help="tokens of a response")
+    options.add_argument("--vocab", type=int)
+    options.add_argument("--peers", nargs="*", choices=PEERS, help="all of them")
+    options.add_argument("--gpu-bench", metavar="FILE", help="examples/gpu_bench, run first")
+    found = options.parse_args()
+    rows, vocab = (8192, 151936) if found.device == "cuda" else (1024, 32768)
+    if found.quick:
+        rows, vocab, found.width, found.samples = 2 * GROUP_SIZE, 50, 2, 2
+    found.rows, found.vocab = found.rows or rows, found.vocab or vocab
+    if found.peers is None:
+        found.peers = [name for name in PEERS if not found.quick or name != "compile"]
+    if found.rows <= 0 or found.rows % (found.width * GROUP_SIZE):
+        options.error(f"--rows: expected a multiple of {found.width * GROUP_SIZE}")
+    return found
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--rows", type=int, default=8192)
-    parser.add_argument("--vocab", type=int, default=151936)
-    parser.add_argument("--samples", type=int, default=20)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    names = [peer.name for peer in PEERS]
-    parser.add_argument("--peers", nargs="*", choices=names, default=names)
-    parser.add_argument("--gpu-bench", metavar="FILE", help="examples/gpu_bench, run first")
-    options = parser.parse_args()
-    if options.rows <= 0 or options.rows % (WIDTH * GROUP_SIZE):
-        parser.error(f"--rows: expected a multiple of {WIDTH * GROUP_SIZE}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("loss_from_logits.py: PyTorch finds no GPU")
+    options = chosen()
+    report = Report(options)
     if options.gpu_bench:
         run_gpu_bench(options)
-    name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    report(kind="pytorch_device", name=name, torch=torch.__version__, python=sys.version.split()[0])
-    clock = Clock(options.device)
-    data = Data(options.rows, options.vocab, options.device)
-    run_copy(data, options, clock)
-    for peer in PEERS:
-        if peer.name in options.peers:
-            run_peer(data, peer, options, clock)
-            gc.collect()
-            if clock.is_cuda:
-                torch.cuda.empty_cache()
+    clock = Clock(options)
+    data = Data(options)
+    run_copy(data, options.samples, clock, report)
+    run_cases(data, options, clock, report)
+    report.close()
 
 
 if __name__ == "__main__":

@@ -1,28 +1,26 @@
-"""verl's advantage loop against this crate's `cpu::advantages`, in one run on one machine.
+"""verl's advantage loop against `qae.advantages`, in one run on one machine.
 
 Runs `compute_grpo_outcome_advantage` of the installed verl; where it cannot be imported, a
 restatement of its loop in the same shape (a dict of lists by prompt id, a tensor mean and standard
 deviation for each group, one assignment for each row). The report says which. Both sides build
-their groups from an id for each response; responses have one token, so that the loop is timed and
+their groups from an id for each response, in turns; responses have one token, so that the loop is timed and
 not the product with the mask.
 
     python benches/pytorch/verl_advantages.py [--groups 512] [--group-size 16]
 
-Needs torch and cargo.
+Needs `pip install ./python`.
 """
 
 import argparse
 import collections
 import json
-import pathlib
 import statistics
-import subprocess
 import time
 
 import numpy
 import torch
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import qae
 
 
 def restated_loop(token_level_rewards, response_mask, index, epsilon=1e-6):
@@ -57,50 +55,52 @@ def verl_or_restated():
     return f"verl {verl.__version__}", compute_grpo_outcome_advantage
 
 
-def time_python(function, groups, group_size, calls):
+def make_batch(groups, group_size):
     count = groups * group_size
-    rewards = (torch.arange(count) * 7919 % 97).to(torch.float32).div(96.0).unsqueeze(-1)
-    mask = torch.ones_like(rewards)
-    index = numpy.array([f"prompt-{row // group_size}" for row in range(count)], dtype=object)
-    seconds = []
+    rewards = (torch.arange(count) * 7919 % 97).to(torch.float32).div(96.0)
+    ids = [f"prompt-{row // group_size}" for row in range(count)]
+    return rewards, ids
+
+
+def take_turns(functions, calls):
+    """Median seconds of each, and what it returned; the first call of each warms up."""
+    seconds = {name: [] for name in functions}
+    results = {}
     for _ in range(calls + 1):
-        start = time.perf_counter()
-        advantages, _ = function(rewards, mask, index)
-        seconds.append(time.perf_counter() - start)
-    # The first call warms up.
-    return statistics.median(seconds[1:]), advantages.double().abs().sum().item()
-
-
-def time_rust(groups, group_size):
-    command = ["cargo", "run", "--quiet", "--release", "--example", "advantages_bench", "--"]
-    command += [str(groups), str(group_size)]
-    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return json.loads(output)
+        for name, function in functions.items():
+            start = time.perf_counter()
+            results[name] = function()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}, results
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--groups", type=int, default=512)
     parser.add_argument("--group-size", type=int, default=16)
-    parser.add_argument("--calls", type=int, default=9, help="timed calls of the Python side")
+    parser.add_argument("--calls", type=int, default=9, help="timed calls of each side")
     options = parser.parse_args()
 
-    rust = time_rust(options.groups, options.group_size)
+    rewards, ids = make_batch(options.groups, options.group_size)
+    token_rewards, index = rewards.unsqueeze(-1), numpy.array(ids, dtype=object)
+    mask = torch.ones_like(token_rewards)
     name, function = verl_or_restated()
-    seconds, checksum = time_python(function, options.groups, options.group_size, options.calls)
-    # Float32 on the Python side.
-    if not abs(checksum - rust["sum_abs_advantage"]) <= 1e-4 * checksum:
-        raise SystemExit(f"different results: {checksum} and {rust['sum_abs_advantage']}")
+    functions = {
+        "verl": lambda: function(token_rewards, mask, index)[0].squeeze(-1),
+        "qae": lambda: qae.advantages(rewards, ids, baseline="mean").advantage,
+    }
+    seconds, results = take_turns(functions, options.calls)
+    if not torch.allclose(results["verl"], results["qae"], rtol=1e-4, atol=1e-5):
+        raise SystemExit("different advantages")
     report = {
         "groups": options.groups,
         "group_size": options.group_size,
         "python": name,
         "torch": torch.__version__,
-        "python_threads": torch.get_num_threads(),
-        "python_ns_per_call": round(seconds * 1e9),
-        "qae_threads": rust["threads"],
-        "qae_ns_per_call": rust["ns_per_call"],
-        "ratio": round(seconds * 1e9 / rust["ns_per_call"], 1),
+        "threads": torch.get_num_threads(),
+        "python_seconds": seconds["verl"],
+        "qae_seconds": seconds["qae"],
+        "ratio": round(seconds["verl"] / seconds["qae"], 1),
     }
     print(json.dumps(report, indent=2))
 
