@@ -9,6 +9,9 @@ gradients of all parameters are compared on the first generation.
 
     python benches/pytorch/drop_inactive.py [--k 0.4] [--repeats 5] [--json]
 
+Seconds and, as other programs of the machine do not change them much, CPU seconds of this process; on
+a machine that is shared take OMP_NUM_THREADS=1, as threads that wait for each other count as busy.
+
 Needs `pip install ./python`, transformers and safetensors. `--rollouts`: a file such as
 data/trl-addition.safetensors (one generation), or a JSON lines file as verl writes it, with `input`,
 `output`, `score`, `uid` and `step` (one generation a step; characters are tokens).
@@ -188,7 +191,7 @@ def describe(batches, variant):
 def report(result):
     print(
         f"{result['updates']} update(s) of {result['policy']} on {result['device']}, "
-        f"{result['threads']} threads, load {result['load']}, torch {result['torch']}; K = {result['k']}"
+        f"threads {result['threads']}, load {result['load']}, torch {result['torch']}; K = {result['k']}"
     )
     heads = (
         "",

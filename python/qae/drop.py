@@ -120,7 +120,7 @@ def drop_inactive(
     Notes
     -----
     Waits once for the device, as the number of rows must be known to the host; once more if the
-    batch has host-side entries. With ``process_group`` one ``all_gather`` of three integers.
+    batch has host-side entries. With ``process_group`` one ``all_gather`` of four integers.
     """
     refuse_other_terms(kl_coef=kl_coef, entropy_coef=entropy_coef, aux_loss_coef=aux_loss_coef)
     if config is not None:

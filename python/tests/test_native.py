@@ -219,6 +219,20 @@ def test_outputs_share_no_memory() -> None:
         _qae.loss_from_log_probs(inputs, COUNTED, taken)
 
 
+@pytest.mark.parametrize("vocab_start", [None, 0])
+def test_rows_of_a_gradient_do_not_overlap(vocab_start: int | None) -> None:
+    inputs = {
+        "logits": torch.zeros(2, 3, 4),
+        "token_ids": torch.zeros(2, 3, dtype=torch.int64),
+        "vocab_start": vocab_start,
+        "stats": torch.zeros(2, 3, 4),
+        "d_log_prob": torch.ones(2, 3),
+    }
+    for d_logits in (torch.zeros(1, 4).expand(2, 3, 4), torch.zeros(3, 2, 4).transpose(0, 1)):
+        with pytest.raises(ValueError, match="d_logits: expected rows that do not overlap"):
+            _qae.log_probs_from_logits_backward(inputs, {"d_logits": d_logits})
+
+
 def test_a_tensor_may_be_given_twice() -> None:
     inputs, outputs = loss_inputs(), loss_outputs()
     inputs["old_log_prob"] = inputs["log_prob"]

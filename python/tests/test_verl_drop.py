@@ -12,6 +12,7 @@ import processes
 import pytest
 import torch
 
+pytest.importorskip("verl")
 WORLD_SIZE = 2
 ROWS, MINI_BATCH = 24, 12
 PROMPT, RESPONSE, VOCAB = 4, 6, 11
