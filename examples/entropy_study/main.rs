@@ -15,6 +15,8 @@ mod setting;
 mod study;
 mod table;
 mod task;
+#[cfg(test)]
+mod tests;
 mod training;
 
 use clap::Parser;

@@ -49,7 +49,7 @@ pub struct TokenDistribution {
 impl TokenDistribution {
     pub fn of(logits: &[f32; VOCABULARY]) -> Self {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut log_probability = logits.map(|logit| f64::from(logit - max));
+        let mut log_probability = logits.map(|logit| f64::from(logit) - f64::from(max));
         let mut probability = log_probability.map(f64::exp);
         let sum: f64 = probability.iter().sum();
         let (inverse, log_sum) = (1.0 / sum, sum.ln());

@@ -4,15 +4,20 @@ use crate::study::{Spread, Study};
 use crate::training::Run;
 use std::fmt::Write;
 
-const COLUMNS: [&str; 5] = [
+/// A success rate that every method passes in the null control, whatever its speed.
+const COMPARED_SUCCESS: f64 = 0.46;
+
+const COLUMNS: [&str; 6] = [
     "entropy, nats",
     "success",
     "mean success",
     "zero advantage",
     "last K",
+    "entropy @ 0.46",
 ];
 
-/// A table for each setting: mean ± standard deviation over the seeds.
+/// A table for each setting: mean ± standard deviation over the seeds. The last column is the
+/// entropy where the success rate first passes 0.46, if it does in every run.
 pub fn of(study: &Study) -> String {
     let mut text = String::new();
     for (index, setting) in study.settings.iter().enumerate() {
@@ -43,10 +48,10 @@ pub fn of(study: &Study) -> String {
     text
 }
 
-fn cells(runs: &[Run]) -> [String; 5] {
+fn cells(runs: &[Run]) -> [String; 6] {
     let cell = |value: fn(&Run) -> Option<f64>| {
         if runs.iter().any(|run| value(run).is_none()) {
-            return String::new();
+            return "-".to_owned();
         }
         let spread = Spread::of(runs.iter().filter_map(value));
         if spread.deviation.is_nan() {
@@ -61,5 +66,14 @@ fn cells(runs: &[Run]) -> [String; 5] {
         cell(|run| Some(run.success.iter().sum::<f64>() / run.success.len() as f64)),
         cell(|run| run.zero_share),
         cell(|run| run.k.last().copied()),
+        cell(|run| entropy_at(run, COMPARED_SUCCESS)),
     ]
+}
+
+/// Entropy where the success rate first passes `success`, between rollouts on a straight line.
+fn entropy_at(run: &Run, success: f64) -> Option<f64> {
+    let after = run.success.iter().position(|&rate| rate >= success)?;
+    let before = after.checked_sub(1)?;
+    let share = (success - run.success[before]) / (run.success[after] - run.success[before]);
+    Some(run.entropy[before] + share * (run.entropy[after] - run.entropy[before]))
 }

@@ -64,7 +64,7 @@ pub fn train(setting: &Setting, method: &Method, rollouts: usize, seed: u64) -> 
 }
 
 /// d loss / d logits of some groups, laid out as the policy's logits.
-fn gradient(
+pub fn gradient(
     policy: &Policy,
     rollout: &Rollout,
     groups: Range<usize>,

@@ -34,10 +34,6 @@ impl Random {
         self.below(512) as f32 / 256.0 - 1.0
     }
 
-    fn coin(&mut self) -> bool {
-        self.below(2) == 0
-    }
-
     fn pick<T: Copy>(&mut self, values: &[T]) -> T {
         values[self.below(values.len())]
     }

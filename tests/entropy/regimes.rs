@@ -42,7 +42,7 @@ fn check(advantage: &[f64], rewards: &[f32], per_mille: usize) {
 
 #[test]
 fn every_count_of_successes_at_every_level() {
-    for size in 2..=24 {
+    for size in 2..=32 {
         let groups = Groups::uniform(size, size).unwrap();
         for successes in 1..size {
             let rewards: Vec<f32> = (0..size)

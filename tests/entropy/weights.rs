@@ -126,3 +126,40 @@ fn the_gradient_of_a_group_is_its_weight_times_the_mean_score() {
     }
     assert!(regimes.iter().all(|&count| count > 50), "{regimes:?}");
 }
+
+/// P(Bin(n, p) = k).
+fn binomial(n: usize, k: usize, p: f64) -> f64 {
+    let ways: f64 = (0..k).map(|i| (n - i) as f64 / (k - i) as f64).product();
+    ways * p.powi(k as i32) * (1.0 - p).powi((n - k) as i32)
+}
+
+#[test]
+fn a_threshold_set_by_the_group_itself_shortens_the_expected_step() {
+    let mut random = Random(13);
+    for _ in 0..300 {
+        let size = 2 + random.below(31);
+        let p = 0.02 + 0.96 * random.unit();
+        let per_mille = 1 + random.below(999);
+        let unscaled = AdvantageConfig {
+            scale: Scale::None,
+            ..config(per_mille as f64 / 1000.0)
+        };
+        // Along the mean score of successes; that of failures is −p / (1 − p) of it.
+        let mut step = 0.0;
+        for successes in 0..=size {
+            let rewards: Vec<f32> = (0..size)
+                .map(|i| f32::from(u8::from(i < successes)))
+                .collect();
+            let groups = Groups::uniform(size, size).unwrap();
+            let out = reference::advantages(&rewards, &groups, &unscaled).unwrap();
+            let along =
+                |(a, &reward): (&f64, &f32)| a * if reward == 1.0 { 1.0 } else { -p / (1.0 - p) };
+            let group: f64 = out.advantage.iter().zip(&rewards).map(along).sum();
+            step += binomial(size, successes, p) * group;
+        }
+        // The most successes of a hard group: one response more or less would change the regime.
+        let last_hard = size - (per_mille * size).div_ceil(1000);
+        let expected = size as f64 * p * (1.0 - binomial(size - 1, last_hard, p));
+        assert_close(step, expected, 1e-12 * size as f64, "expected step");
+    }
+}
