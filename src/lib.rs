@@ -62,3 +62,8 @@ pub use reference::AdvantageOutput;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So is that of the page on automatic K.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/auto-k.md")]
+struct AutoKPage;

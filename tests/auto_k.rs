@@ -342,3 +342,19 @@ fn bad_schedules_are_refused_by_name() {
     };
     assert!(unchecked.check().is_err() && unchecked.k(1).is_nan());
 }
+
+#[test]
+fn the_page_shows_what_is_printed_and_stored() {
+    let page = include_str!("../docs/auto-k.md");
+    let mut auto_k = controller(|_| {}).unwrap();
+    let line = auto_k.step(0.45).unwrap().to_string();
+    assert!(page.lines().any(|shown| shown == line), "{line}");
+    let stored = page.lines().find(|line| line.starts_with(r#"{"config""#));
+    let shown: AutoK = serde_json::from_str(stored.unwrap()).unwrap();
+    // Logarithms differ in the last place between platforms.
+    assert!((shown.k() - auto_k.k()).abs() <= 1e-15);
+    assert_eq!(
+        (shown.config(), shown.steps(), shown.target_entropy()),
+        (auto_k.config(), 1, auto_k.target_entropy())
+    );
+}

@@ -114,7 +114,7 @@ impl Line {
         match self.dash {
             None => area.draw(&PathElement::new(points.to_vec(), stroke))?,
             Some((dash, gap)) => {
-                let points = points.to_vec().into_iter();
+                let points = points.iter().cloned();
                 area.draw(&DashedPathElement::new(points, dash, gap, stroke))?;
             }
         }
