@@ -31,10 +31,10 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 #[derive(Parser)]
 struct Arguments {
     /// Runs of each method in each setting.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
     /// Rollouts of each run.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rollouts: u64,
     /// Folder of the plots, for light and dark pages, SVG and PNG.
     #[arg(long, default_value = "target/entropy-study")]
@@ -43,6 +43,8 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    std::fs::create_dir_all(&arguments.out)
+        .map_err(|error| format!("{}: {error}", arguments.out.display()))?;
     let start = Instant::now();
     let study = study::Study::run(arguments.rollouts as usize, arguments.seeds)?;
     print!("{}", table::of(&study));
@@ -52,8 +54,6 @@ fn main() -> Result<()> {
         study.num_runs(),
         rayon::current_num_threads(),
     );
-    std::fs::create_dir_all(&arguments.out)
-        .map_err(|error| format!("{}: {error}", arguments.out.display()))?;
     for path in plot::write(&study, &arguments.out)? {
         println!("{}", path.display());
     }

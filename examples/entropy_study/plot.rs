@@ -17,10 +17,10 @@ use style::{Line, Theme};
 
 const SIZE: (u32, u32) = (1800, 1000);
 const LEGEND_WIDTH: u32 = 330;
-/// Rollouts from one marker to the next.
-const MARKER_EVERY: usize = 12;
+/// Markers on each line.
+const MARKERS: usize = 5;
 /// DejaVu Sans with the characters that plots need.
-const FONT: &[u8] = include_bytes!("sans.ttf");
+const FONT: &[u8] = include_bytes!("plot/dejavu-sans.ttf");
 
 /// What a row of panels shows.
 struct Quantity {
@@ -44,7 +44,7 @@ const QUANTITIES: [Quantity; 2] = [
 
 /// Writes the plot for light and dark pages, as SVG and as PNG.
 pub fn write(study: &Study, directory: &Path) -> Result<Vec<PathBuf>> {
-    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| "sans.ttf: no font")?;
+    register_font("sans-serif", FontStyle::Normal, FONT).map_err(|_| "dejavu-sans.ttf: no font")?;
     let mut written = vec![];
     for theme in style::THEMES {
         let path = |extension| directory.join(format!("entropy-study-{}.{extension}", theme.name));
@@ -146,7 +146,8 @@ where
                 (rollout, Spread::of(values).mean)
             })
             .collect();
-        Line::of(method.name, theme).draw(chart.plotting_area(), &points, MARKER_EVERY)?;
+        let spacing = (study.rollouts / MARKERS).max(1);
+        Line::of(method.name, theme).draw(chart.plotting_area(), &points, spacing)?;
     }
     Ok(())
 }
