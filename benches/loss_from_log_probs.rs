@@ -6,8 +6,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use qae::{
-    Advantages, Backend, Config, CpuBackend, Layout, MetricsScope, Normalizer, Tensor, TokenBatch,
-    cpu,
+    Advantages, Backend, Config, CpuBackend, Layout, MetricsScope, Normalizer, Tensor, TensorMut,
+    TokenBatch, cpu,
 };
 use std::hint::black_box;
 
@@ -71,7 +71,8 @@ fn loss_from_log_probs(criterion: &mut Criterion) {
             let mut gradient = run.output.d_log_prob;
             group.bench_function(BenchmarkId::new(name, slots), |bencher| {
                 bencher.iter(|| {
-                    cpu::loss_from_log_probs_into(black_box(&batch), &config, &mut gradient)
+                    let target = TensorMut::F64(&mut gradient).into();
+                    cpu::loss_from_log_probs_into(black_box(&batch), &config, target)
                 });
             });
         }

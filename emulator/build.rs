@@ -54,6 +54,9 @@ fn compiler(root: &Path, package: &Path) -> cc::Build {
         // Barrier sites and findings name files as seen from the root of the repository.
         .flag(format!("-ffile-prefix-map={}/=", root.display()))
         .flag("-Wno-unknown-pragmas")
+        // Thread-local variables without a call in a program, and with a cheap one in a library
+        // that is loaded late, for which there is little static room.
+        .flag_if_supported("-mtls-dialect=gnu2")
         .extra_warnings(true);
     build
 }

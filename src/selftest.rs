@@ -211,6 +211,7 @@ fn run_loss_from_logits(
 /// The largest relative error of rounding to a dtype.
 fn unit_roundoff(dtype: DType) -> f64 {
     match dtype {
+        DType::F64 => 2.0_f64.powi(-53),
         DType::F32 => 2.0_f64.powi(-24),
         DType::F16 => 2.0_f64.powi(-11),
         DType::Bf16 => 2.0_f64.powi(-8),

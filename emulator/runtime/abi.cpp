@@ -64,18 +64,21 @@ Context* qae_emulator_create(const QaeEmulatorOptions* options) {
 
 void qae_emulator_destroy(Context* device) { delete device; }
 
-uint8_t* qae_emulator_allocate(Context* device, size_t bytes, QaeEmulatorText label) {
-    return device->arena.allocate(bytes, std::string(label.bytes, label.length));
+uint8_t* qae_emulator_allocate(Context* device, size_t bytes, size_t misalignment,
+                               QaeEmulatorText label) {
+    return device->arena.allocate(bytes, misalignment, std::string(label.bytes, label.length));
 }
 
 void qae_emulator_release(Context* device, uint8_t* address) { device->arena.release(address); }
 
-// The states of the bytes of a buffer; `qae_emulator_initialized` is the one that may be read.
+// The states of the bytes of a buffer; `qae_emulator_initialized` is the one that may be read,
+// `qae_emulator_outside` the one of what is no buffer's.
 uint8_t* qae_emulator_shadow(Context* device, uint8_t* address) {
     return device->arena.shadow(address);
 }
 
 uint8_t qae_emulator_initialized() { return Arena::kInitialized; }
+uint8_t qae_emulator_outside() { return Arena::kOutside; }
 
 // Makes `device` the one that launches of this OS thread run on and returns the one before.
 Context* qae_emulator_make_current(Context* device) {

@@ -23,8 +23,9 @@ class Arena {
     Arena& operator=(const Arena&) = delete;
     ~Arena();
 
-    // nullptr when the range is used up.
-    unsigned char* allocate(size_t bytes, std::string label);
+    // `misalignment` bytes, less than a page of them, behind the start of a page. nullptr when the
+    // range is used up.
+    unsigned char* allocate(size_t bytes, size_t misalignment, std::string label);
     void release(unsigned char* address);
 
     bool contains(const void* address, size_t bytes) const {

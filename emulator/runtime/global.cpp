@@ -154,17 +154,17 @@ Arena::Arena() {
 
 Arena::~Arena() { munmap(base_, 2 * kBytes); }
 
-unsigned char* Arena::allocate(size_t bytes, std::string label) {
+unsigned char* Arena::allocate(size_t bytes, size_t misalignment, std::string label) {
     if (allocations_.empty()) {
         cursor_ = base_ + kPage;
     }
     // A page more than the buffer fills separates it from the next one.
     const size_t room = static_cast<size_t>(base_ + kBytes - cursor_);
-    if (bytes > room || whole_pages(bytes) + kPage > room) {
+    if (bytes > room || whole_pages(misalignment + bytes) + kPage > room) {
         return nullptr;
     }
-    unsigned char* address = cursor_;
-    cursor_ += whole_pages(bytes) + kPage;
+    unsigned char* address = cursor_ + misalignment;
+    cursor_ += whole_pages(misalignment + bytes) + kPage;
     std::memset(address, kPoison, bytes);
     std::memset(shadow(address), kAllocated, bytes);
     allocations_.emplace(address, Allocation{bytes, std::move(label)});
@@ -174,10 +174,11 @@ unsigned char* Arena::allocate(size_t bytes, std::string label) {
 void Arena::release(unsigned char* address) {
     const auto found = allocations_.find(address);
     // The pages are the buffer's own. Given back, they read as zero: outside, in the shadow.
-    const size_t bytes = whole_pages(found->second.bytes);
+    const size_t misalignment = reinterpret_cast<uintptr_t>(address) % kPage;
+    const size_t bytes = whole_pages(misalignment + found->second.bytes);
     if (bytes > 0) {
-        madvise(address, bytes, MADV_DONTNEED);
-        madvise(shadow(address), bytes, MADV_DONTNEED);
+        madvise(address - misalignment, bytes, MADV_DONTNEED);
+        madvise(shadow(address - misalignment), bytes, MADV_DONTNEED);
     }
     allocations_.erase(found);
 }

@@ -1,6 +1,7 @@
 //! Buffers in the global memory of a device.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::slice;
@@ -22,7 +23,12 @@ pub struct Buffer<T> {
 }
 
 impl<T: Pod> Buffer<T> {
-    pub(crate) fn new(handle: Rc<Handle>, len: usize, label: &str) -> Result<Self, Error> {
+    pub(crate) fn new(
+        handle: Rc<Handle>,
+        len: usize,
+        misalignment: usize,
+        label: &str,
+    ) -> Result<Self, Error> {
         let out_of_memory = |bytes| Error::OutOfMemory {
             label: label.to_owned(),
             bytes,
@@ -30,7 +36,8 @@ impl<T: Pod> Buffer<T> {
         let bytes = len
             .checked_mul(size_of::<T>())
             .ok_or_else(|| out_of_memory(usize::MAX))?;
-        let start = device::allocate(&handle, bytes, label).ok_or_else(|| out_of_memory(bytes))?;
+        let start = device::allocate(&handle, bytes, misalignment, label)
+            .ok_or_else(|| out_of_memory(bytes))?;
         Ok(Self {
             handle,
             start,
@@ -91,16 +98,38 @@ impl<T: Pod> Buffer<T> {
     /// # Panics
     /// Where there are more `values` than elements.
     pub fn write(&mut self, values: &[T]) {
-        assert!(values.len() <= self.len, "values for `{}`", self.label);
+        self.write_at(0, values);
+    }
+
+    /// Overwrites the elements from `first` on.
+    pub(crate) fn write_at(&mut self, first: usize, values: &[T]) {
+        let end = first.saturating_add(values.len());
+        assert!(end <= self.len, "values for `{}`", self.label);
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        // SAFETY: the buffer and its shadow have as many bytes, and no kernel runs while the
+        let start = first * size_of::<T>();
+        // SAFETY: the buffer and its shadow have as many bytes there, and no kernel runs while the
         // device, which stays on this OS thread, is here.
         unsafe {
             self.start
                 .as_ptr()
+                .add(start)
                 .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             self.shadow_start()
+                .add(start)
                 .write_bytes(sys::qae_emulator_initialized(), bytes.len());
+        }
+    }
+
+    /// From now on these elements are out of bounds.
+    pub(crate) fn forbid(&mut self, elements: Range<usize>) {
+        let Range { start, end } = elements;
+        assert!(start <= end && end <= self.len, "part of `{}`", self.label);
+        let bytes = (end - start) * size_of::<T>();
+        // SAFETY: the shadow has as many bytes there, and no kernel runs, as above.
+        unsafe {
+            self.shadow_start()
+                .add(start * size_of::<T>())
+                .write_bytes(sys::qae_emulator_outside(), bytes);
         }
     }
 

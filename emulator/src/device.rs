@@ -9,6 +9,9 @@ use bytemuck::Pod;
 use crate::report::{BarrierSite, Error, Finding, FindingKind, Launch, Trace};
 use crate::{Buffer, sys};
 
+/// Bytes of a workspace that have to be zero: tickets and counters of both launches.
+const WORKSPACE_HEAD: usize = 16640 + 1024;
+
 /// The order in which the blocks of a grid and the runnable threads of a block run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
@@ -114,7 +117,28 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfMemory`] where the device has no room.
     pub fn alloc<T: Pod>(&self, len: usize, label: &str) -> Result<Buffer<T>, Error> {
-        Buffer::new(Rc::clone(&self.handle), len, label)
+        Buffer::new(Rc::clone(&self.handle), len, 0, label)
+    }
+
+    /// The same `misalignment` bytes, less than 256, behind a 256-byte boundary.
+    pub(crate) fn alloc_bytes(
+        &self,
+        len: usize,
+        misalignment: usize,
+        label: &str,
+    ) -> Result<Buffer<u8>, Error> {
+        Buffer::new(Rc::clone(&self.handle), len, misalignment, label)
+    }
+
+    /// A workspace of this many bytes, zeroed in its head only: what lies behind must be written
+    /// before it is read.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the device has no room.
+    pub fn workspace(&self, bytes: u64) -> Result<Buffer<u8>, Error> {
+        let mut buffer = self.alloc::<u8>(bytes as usize, "workspace")?;
+        buffer.write(&vec![0; WORKSPACE_HEAD.min(buffer.len())]);
+        Ok(buffer)
     }
 
     /// A buffer that holds `values`.
@@ -243,9 +267,16 @@ impl Drop for Current {
     }
 }
 
-/// The start of an allocation, or none where the device has no room.
-pub(crate) fn allocate(handle: &Handle, bytes: usize, label: &str) -> Option<ptr::NonNull<u8>> {
+/// The start of an allocation, `misalignment` bytes behind the start of a page, or none where the
+/// device has no room.
+pub(crate) fn allocate(
+    handle: &Handle,
+    bytes: usize,
+    misalignment: usize,
+    label: &str,
+) -> Option<ptr::NonNull<u8>> {
+    let label = sys::Text::new(label);
     // SAFETY: the handle keeps the device alive, and the call copies the label.
-    let address = unsafe { sys::qae_emulator_allocate(handle.0, bytes, sys::Text::new(label)) };
+    let address = unsafe { sys::qae_emulator_allocate(handle.0, bytes, misalignment, label) };
     ptr::NonNull::new(address)
 }

@@ -1,4 +1,5 @@
 //! The launchers of the emulated kernels, as `kernels/qae.h` declares them under names of their own.
+#![allow(missing_docs)] // they are documented there
 
 use std::ffi::c_void;
 
@@ -9,41 +10,39 @@ use qae::sys::{
 };
 
 unsafe extern "C" {
-    pub(crate) fn qae_emu_advantages_workspace_bytes(params: *const qae_advantages_params) -> u64;
-    pub(crate) fn qae_emu_advantages(
+    pub fn qae_emu_advantages_workspace_bytes(params: *const qae_advantages_params) -> u64;
+    pub fn qae_emu_advantages(
         params: *const qae_advantages_params,
         stream: *mut c_void,
     ) -> qae_result;
-    pub(crate) fn qae_emu_token_counts_workspace_bytes(
-        params: *const qae_token_counts_params,
-    ) -> u64;
-    pub(crate) fn qae_emu_token_counts(
+    pub fn qae_emu_token_counts_workspace_bytes(params: *const qae_token_counts_params) -> u64;
+    pub fn qae_emu_token_counts(
         params: *const qae_token_counts_params,
         stream: *mut c_void,
     ) -> qae_result;
-    pub(crate) fn qae_emu_loss_from_log_probs_workspace_bytes(
+    pub fn qae_emu_loss_from_log_probs_workspace_bytes(
         params: *const qae_loss_from_log_probs_params,
     ) -> u64;
-    pub(crate) fn qae_emu_loss_from_log_probs(
+    pub fn qae_emu_loss_from_log_probs(
         params: *const qae_loss_from_log_probs_params,
         stream: *mut c_void,
     ) -> qae_result;
-    pub(crate) fn qae_emu_log_probs_from_logits(
+    pub fn qae_emu_log_probs_from_logits(
         params: *const qae_log_probs_from_logits_params,
         stream: *mut c_void,
     ) -> qae_result;
-    pub(crate) fn qae_emu_merge_softmax_stats(
+    pub fn qae_emu_merge_softmax_stats(
         params: *const qae_merge_softmax_stats_params,
         stream: *mut c_void,
     ) -> qae_result;
-    pub(crate) fn qae_emu_log_probs_from_logits_backward(
+    pub fn qae_emu_log_probs_from_logits_backward(
         params: *const qae_log_probs_from_logits_backward_params,
         stream: *mut c_void,
     ) -> qae_result;
-    pub(crate) fn qae_emu_loss_from_logits_workspace_bytes(
+    pub fn qae_emu_loss_from_logits_workspace_bytes(
         params: *const qae_loss_from_logits_params,
     ) -> u64;
-    pub(crate) fn qae_emu_loss_from_logits(
+    pub fn qae_emu_loss_from_logits(
         params: *const qae_loss_from_logits_params,
         stream: *mut c_void,
     ) -> qae_result;

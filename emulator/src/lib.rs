@@ -22,13 +22,16 @@
 //! # Ok::<(), qae_emulator::Error>(())
 //! ```
 
+mod adopted;
 mod buffer;
 mod device;
-mod launchers;
+#[doc(hidden)]
+pub mod launchers;
 mod operations;
 mod report;
 mod sys;
 
+pub use adopted::{Adopted, HostTensor};
 pub use buffer::Buffer;
 pub use device::{Device, Options, Order};
 pub use operations::{

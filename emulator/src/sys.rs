@@ -76,11 +76,16 @@ pub(crate) struct FindingReport {
 unsafe extern "C" {
     pub(crate) fn qae_emulator_create(options: *const Options) -> *mut Context;
     pub(crate) fn qae_emulator_destroy(device: *mut Context);
-    pub(crate) fn qae_emulator_allocate(device: *mut Context, bytes: usize, label: Text)
-    -> *mut u8;
+    pub(crate) fn qae_emulator_allocate(
+        device: *mut Context,
+        bytes: usize,
+        misalignment: usize,
+        label: Text,
+    ) -> *mut u8;
     pub(crate) fn qae_emulator_release(device: *mut Context, address: *mut u8);
     pub(crate) fn qae_emulator_shadow(device: *mut Context, address: *mut u8) -> *mut u8;
     pub(crate) safe fn qae_emulator_initialized() -> u8;
+    pub(crate) safe fn qae_emulator_outside() -> u8;
     pub(crate) fn qae_emulator_make_current(device: *mut Context) -> *mut Context;
     pub(crate) fn qae_emulator_clear(device: *mut Context);
     pub(crate) fn qae_emulator_launch_count(device: *const Context) -> usize;

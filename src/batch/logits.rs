@@ -99,7 +99,7 @@ impl LogitsLayout<'_> {
         }
     }
 
-    fn shape(&self) -> LayoutShape {
+    pub(crate) fn shape(&self) -> LayoutShape {
         match self {
             Self::Responses(layout) => layout.shape(),
             Self::Indexed {

@@ -1,95 +1,22 @@
 //! The tensors of one call, borrowed from host memory, and their layouts.
 
 mod check;
+mod element;
 mod logits;
 #[doc(hidden)]
 pub mod shape;
+mod targets;
+mod tensor;
 
+pub(crate) use self::element::Element;
 pub(crate) use self::logits::Slot;
 pub use self::logits::{LogProbsInput, Logits, LogitsBatch, LogitsLayout};
+pub use self::targets::{LogitsMut, RowsMut};
+pub(crate) use self::tensor::for_elements;
+pub use self::tensor::{DType, Tensor, TensorMut};
 
 use self::shape::LayoutShape;
 use crate::groups::Groups;
-use half::{bf16, f16};
-use std::ops::Range;
-
-/// Element type of a tensor of log-probs or logits, or of its gradient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DType {
-    /// IEEE 754 single precision.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE 754 half precision.
-    F16,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 | Self::F16 => 2,
-        }
-    }
-}
-
-/// A tensor of log-probs in nats or of logits, in one of the supported dtypes.
-#[derive(Debug, Clone, Copy)]
-pub enum Tensor<'a> {
-    /// f32 elements.
-    F32(&'a [f32]),
-    /// bf16 elements.
-    Bf16(&'a [bf16]),
-    /// f16 elements.
-    F16(&'a [f16]),
-}
-
-impl<'a> Tensor<'a> {
-    /// Its element type.
-    pub fn dtype(&self) -> DType {
-        match self {
-            Self::F32(_) => DType::F32,
-            Self::Bf16(_) => DType::Bf16,
-            Self::F16(_) => DType::F16,
-        }
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-            Self::F16(values) => values.len(),
-        }
-    }
-
-    /// Whether it has no element.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Element `index`, widened.
-    ///
-    /// # Panics
-    /// If `index` is out of range.
-    pub fn get(&self, index: usize) -> f64 {
-        match self {
-            Self::F32(values) => f64::from(values[index]),
-            Self::Bf16(values) => f64::from(values[index]),
-            Self::F16(values) => f64::from(values[index]),
-        }
-    }
-
-    /// The elements of `range`, which must be in range.
-    pub(crate) fn slice(&self, range: Range<usize>) -> Tensor<'a> {
-        match *self {
-            Self::F32(values) => Tensor::F32(&values[range]),
-            Self::Bf16(values) => Tensor::Bf16(&values[range]),
-            Self::F16(values) => Tensor::F16(&values[range]),
-        }
-    }
-}
 
 /// Where the tokens of response i (one row) stand in the token tensors.
 ///
@@ -151,6 +78,26 @@ impl Layout<'_> {
         }
     }
 
+    /// The same slots in tensors with another `row_stride`; packed rows have none.
+    pub(crate) fn with_row_stride(self, row_stride: usize) -> Self {
+        match self {
+            Self::Padded {
+                num_rows,
+                width,
+                mask_row_stride,
+                lengths,
+                ..
+            } => Self::Padded {
+                num_rows,
+                width,
+                row_stride,
+                mask_row_stride,
+                lengths,
+            },
+            Self::Packed { .. } => self,
+        }
+    }
+
     /// Number of local responses.
     pub fn num_rows(&self) -> usize {
         match self {
@@ -184,6 +131,14 @@ impl Layout<'_> {
                     length: num_slots,
                 }
             }
+        }
+    }
+
+    /// Place of a slot, by its index in the order of slots, in tensors with this row stride.
+    pub(crate) fn place(&self, index: usize, row_stride: usize) -> usize {
+        match *self {
+            Self::Padded { width, .. } => index / width * row_stride + index % width,
+            Self::Packed { .. } => index,
         }
     }
 

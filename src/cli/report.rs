@@ -171,6 +171,7 @@ impl Report {
             shape: case.shape(),
             vocab_size: case.vocab_size(),
             dtype: match case.dtype() {
+                DType::F64 => "F64",
                 DType::F32 => "F32",
                 DType::Bf16 => "BF16",
                 DType::F16 => "F16",

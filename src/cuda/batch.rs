@@ -136,7 +136,7 @@ impl DeviceAdvantages<'_> {
         &'s self,
         groups: Option<&'s GroupViews<'s>>,
         accesses: &mut Accesses<'s>,
-    ) -> Result<AdvantageBuffers<'s>> {
+    ) -> Result<AdvantageBuffers> {
         let field = "advantages";
         Ok(match (self, groups) {
             (
@@ -179,7 +179,7 @@ impl DeviceBatch<'_> {
         &'s self,
         groups: Option<&'s GroupViews<'s>>,
         accesses: &mut Accesses<'s>,
-    ) -> Result<TokenBuffers<'s>> {
+    ) -> Result<TokenBuffers> {
         let dtype = (self.log_prob.dtype(), "log_prob");
         let weight = self.importance_weight.as_ref();
         let mut read_alike = |field, tensor: &'s Option<DeviceTensor<'_>>| {

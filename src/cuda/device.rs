@@ -42,23 +42,33 @@ pub struct DeviceInfo {
     pub is_supported: bool,
 }
 
+unsafe extern "C" {
+    /// Of the CUDA runtime, which the kernels are linked with.
+    fn cudaDriverGetVersion(version: *mut i32) -> i32;
+}
+
 /// The version of the installed driver, in terms of CUDA.
 ///
 /// # Errors
 /// - [`Error::NoDevice`] where no driver is installed.
 /// - [`Error::Cuda`] where the driver does not answer.
 pub fn driver_version() -> Result<DriverVersion> {
-    // SAFETY: opens libcuda, whose initializers may run at any time, and closes it again.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::NoDevice(
-            "libcuda is not installed (no NVIDIA driver)".to_string(),
-        ));
-    }
     let mut version = 0;
-    // SAFETY: libcuda is present; the call needs no initialization and writes one int.
-    let status = unsafe { sys::cuDriverGetVersion(&mut version) };
-    let status = status.result();
-    status.map_err(|error| driver_error("cuDriverGetVersion", error))?;
+    // SAFETY: writes one int; the runtime looks for libcuda and answers 0 where there is none.
+    match unsafe { cudaDriverGetVersion(&mut version) } {
+        0 if version == 0 => {
+            let reason = "libcuda is not installed (no NVIDIA driver)";
+            return Err(Error::NoDevice(reason.to_string()));
+        }
+        0 => {}
+        code => {
+            return Err(Error::Cuda {
+                call: "cudaDriverGetVersion",
+                code,
+                name: "of the CUDA runtime".to_string(),
+            });
+        }
+    }
     Ok(DriverVersion {
         major: version / 1000,
         minor: version % 1000 / 10,

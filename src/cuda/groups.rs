@@ -70,12 +70,12 @@ impl DeviceGroups {
 }
 
 impl GroupViews<'_> {
-    pub(super) fn read<'s>(&'s self, accesses: &mut Accesses<'s>) -> Result<GroupBuffers<'s>> {
+    pub(super) fn read<'s>(&'s self, accesses: &mut Accesses<'s>) -> Result<GroupBuffers> {
         Ok(GroupBuffers {
-            groups: self.groups,
             offsets: accesses.read_some("groups", self.offsets.as_ref())?,
             order: accesses.read_some("groups", self.order.as_ref())?,
             group_of_response: accesses.read_some("groups", self.group_of_response.as_ref())?,
+            ..GroupBuffers::counts(self.groups)
         })
     }
 }

@@ -76,7 +76,7 @@ impl DeviceLogitsBatch<'_> {
         logits: LogitsBuffers,
         groups: Option<&'s GroupViews<'s>>,
         accesses: &mut Accesses<'s>,
-    ) -> Result<LogitsInputs<'s>> {
+    ) -> Result<LogitsInputs> {
         let old_log_prob = self.old_log_prob.as_ref();
         let ref_log_prob = self.ref_log_prob.as_ref();
         let either = old_log_prob.or(ref_log_prob);

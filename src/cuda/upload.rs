@@ -156,16 +156,16 @@ impl UploadedTokens {
         weight: Option<ImportanceWeight<'_>>,
         advantages: Advantages<'_>,
     ) -> Result<Self> {
-        let tensor = |tensor: Option<Tensor<'_>>| {
-            let upload = |tensor| OwnedTensor::upload(stream, tensor);
+        let tensor = |field, tensor: Option<Tensor<'_>>| {
+            let upload = |tensor| OwnedTensor::upload(stream, field, tensor);
             tensor.map(upload).transpose()
         };
         let mask = mask.map(|mask| Owned::upload(stream, mask));
         let weight = weight.map(|weight| OwnedWeight::upload(stream, weight));
         Ok(Self {
             mask: mask.transpose()?,
-            old_log_prob: tensor(old_log_prob)?,
-            ref_log_prob: tensor(ref_log_prob)?,
+            old_log_prob: tensor("old_log_prob", old_log_prob)?,
+            ref_log_prob: tensor("ref_log_prob", ref_log_prob)?,
             importance_weight: weight.transpose()?,
             advantages: OwnedAdvantages::upload(stream, advantages)?,
         })
@@ -184,7 +184,7 @@ impl<'h> UploadedBatch<'h> {
     pub(super) fn new(stream: &Stream, host: &TokenBatch<'h>) -> Result<Self> {
         Ok(Self {
             layout: OwnedLayout::upload(stream, host.layout)?,
-            log_prob: OwnedTensor::upload(stream, host.log_prob)?,
+            log_prob: OwnedTensor::upload(stream, "log_prob", host.log_prob)?,
             tokens: UploadedTokens::new(
                 stream,
                 host.mask,

@@ -27,12 +27,12 @@ pub struct AdvantageOutputs {
 /// the groups'.
 pub fn advantages(
     rewards: Buffer,
-    groups: &GroupBuffers<'_>,
+    groups: &GroupBuffers,
     outputs: &AdvantageOutputs,
     config: &AdvantageConfig,
 ) -> Result<sys::qae_advantages_params> {
     config.check()?;
-    let num_responses = groups.groups.num_responses();
+    let num_responses = groups.num_responses;
     for (field, buffer) in [
         ("baseline", outputs.baseline),
         ("advantage", Some(outputs.advantage)),

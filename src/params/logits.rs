@@ -54,7 +54,7 @@ impl LogitsBuffers {
             row_stride: grid.row_stride as i64,
             response_stride: grid.response_stride as i64,
             vocab_size: self.vocab_size as i64,
-            dtype: dtype_code(self.dtype),
+            dtype: dtype_code("logits", self.dtype)?,
             token_id_bytes: self.token_id_bytes as i32,
             temperature: checked_temperature(temperature)?,
             ..Default::default()

@@ -9,13 +9,13 @@ use crate::sys;
 
 /// Where advantages come from (see [`crate::Advantages`]).
 #[derive(Debug, Clone, Copy)]
-pub enum AdvantageBuffers<'a> {
+pub enum AdvantageBuffers {
     /// The rewards of the global batch.
     FromRewards {
         /// \[num_responses\] f32.
         rewards: Buffer,
         /// The groups of the global batch.
-        groups: GroupBuffers<'a>,
+        groups: GroupBuffers,
         /// \[num_rows\] i32.
         response_index: Option<Buffer>,
     },
@@ -36,7 +36,7 @@ pub enum WeightBuffer {
 
 /// The tensors that `loss_from_log_probs` reads.
 #[derive(Debug, Clone, Copy)]
-pub struct TokenBuffers<'a> {
+pub struct TokenBuffers {
     /// Where tokens stand.
     pub layout: LayoutBuffers,
     /// u8, one for each slot.
@@ -52,7 +52,7 @@ pub struct TokenBuffers<'a> {
     /// Rollout correction.
     pub importance_weight: Option<WeightBuffer>,
     /// Where advantages come from.
-    pub advantages: AdvantageBuffers<'a>,
+    pub advantages: AdvantageBuffers,
 }
 
 /// Where `loss_from_log_probs` writes.
@@ -93,7 +93,7 @@ pub enum NormalizerSource {
 /// - [`crate::Error::Missing`] for an objective without `old_log_prob`, a KL term without
 ///   `ref_log_prob`, or [`crate::Normalizer::FromBatch`] without a scalar that was counted.
 pub fn loss_from_log_probs(
-    inputs: &TokenBuffers<'_>,
+    inputs: &TokenBuffers,
     outputs: &LossOutputs,
     config: &Config,
     normalizer: NormalizerSource,
@@ -103,6 +103,7 @@ pub fn loss_from_log_probs(
         layout,
         mask: inputs.mask,
         dtype: inputs.dtype,
+        dtype_of: "log_prob",
         num_elements: inputs.log_prob.len,
         old_log_prob: inputs.old_log_prob,
         ref_log_prob: inputs.ref_log_prob,

@@ -27,7 +27,7 @@ pub enum LogitsLayoutBuffers {
 
 /// The tensors that `loss_from_logits` reads. Each is laid out as token tensors are.
 #[derive(Debug, Clone, Copy)]
-pub struct LogitsInputs<'a> {
+pub struct LogitsInputs {
     /// Where rows stand.
     pub layout: LogitsLayoutBuffers,
     /// u8, one for each slot.
@@ -43,7 +43,7 @@ pub struct LogitsInputs<'a> {
     /// Rollout correction.
     pub importance_weight: Option<WeightBuffer>,
     /// Where advantages come from.
-    pub advantages: AdvantageBuffers<'a>,
+    pub advantages: AdvantageBuffers,
 }
 
 /// Where `loss_from_logits` writes.
@@ -100,7 +100,7 @@ pub enum RowPolicy {
 /// - [`Error::Missing`] for an objective without `old_log_prob`, a KL term without `ref_log_prob`,
 ///   or [`crate::Normalizer::FromBatch`] without a scalar that was counted.
 pub fn loss_from_logits(
-    inputs: &LogitsInputs<'_>,
+    inputs: &LogitsInputs,
     outputs: &LogitsOutputs,
     config: &Config,
     normalizer: NormalizerSource,
@@ -192,12 +192,16 @@ impl LogitsLayoutBuffers {
     }
 }
 
-impl<'a> LogitsInputs<'a> {
-    fn token_loss(&self) -> TokenLoss<'a> {
+impl LogitsInputs {
+    fn token_loss(&self) -> TokenLoss {
         TokenLoss {
             layout: self.layout.shape(),
             mask: self.mask,
             dtype: self.dtype,
+            dtype_of: match self.old_log_prob {
+                Some(_) => "old_log_prob",
+                None => "ref_log_prob",
+            },
             num_elements: self.logits.token_ids.len,
             old_log_prob: self.old_log_prob,
             ref_log_prob: self.ref_log_prob,
@@ -229,7 +233,7 @@ impl LogitsOutputs {
     fn set_token_tensors(
         &self,
         params: &mut sys::qae_loss_from_logits_params,
-        inputs: &LogitsInputs<'_>,
+        inputs: &LogitsInputs,
     ) -> Result<()> {
         let layout = inputs.layout.shape();
         let gradient = TokenGradient {
@@ -252,7 +256,7 @@ impl LogitsOutputs {
     fn set_gradient(
         &self,
         params: &mut sys::qae_loss_from_logits_params,
-        inputs: &LogitsInputs<'_>,
+        inputs: &LogitsInputs,
         logits: &RowGrid,
         gradient: Gradient,
     ) -> Result<()> {
@@ -284,7 +288,7 @@ impl LogitsOutputs {
     fn set_compact_gradient(
         &self,
         params: &mut sys::qae_loss_from_logits_params,
-        inputs: &LogitsInputs<'_>,
+        inputs: &LogitsInputs,
         logits: &RowGrid,
     ) -> Result<()> {
         let d_logits = self.gradient.d_logits;

@@ -11,17 +11,19 @@ use crate::error::{Error, Result};
 use crate::sys;
 
 /// What a loss reads besides the policy's log-probs or logits.
-pub(super) struct TokenLoss<'a> {
+pub(super) struct TokenLoss {
     pub layout: LayoutShape,
     pub mask: Option<Buffer>,
     /// Of the log-probs.
     pub dtype: DType,
+    /// The tensor that the dtype is named after.
+    pub dtype_of: &'static str,
     /// Elements of the tensor that has one for each slot whatever the configuration is.
     pub num_elements: usize,
     pub old_log_prob: Option<Buffer>,
     pub ref_log_prob: Option<Buffer>,
     pub importance_weight: Option<WeightBuffer>,
-    pub advantages: AdvantageBuffers<'a>,
+    pub advantages: AdvantageBuffers,
 }
 
 /// The gradient with respect to the log-probs, if it is wanted.
@@ -39,7 +41,7 @@ pub(super) struct Results {
     pub active_count: Option<Buffer>,
 }
 
-impl TokenLoss<'_> {
+impl TokenLoss {
     /// The shapes, for their check.
     pub fn shape(&self) -> TokenShape {
         TokenShape {
@@ -65,7 +67,7 @@ impl TokenLoss<'_> {
                     response_index,
                 } => AdvantageShape::FromRewards {
                     rewards: rewards.len,
-                    num_responses: groups.groups.num_responses(),
+                    num_responses: groups.num_responses,
                     response_index: response_index.map(|index| index.len),
                 },
             },
@@ -80,7 +82,7 @@ impl TokenLoss<'_> {
         normalizer: NormalizerSource,
     ) -> Result<sys::qae_loss_from_log_probs_params> {
         let mut params = sys::qae_loss_from_log_probs_params {
-            dtype: dtype_code(self.dtype),
+            dtype: dtype_code(self.dtype_of, self.dtype)?,
             grad_scale: config.grad_scale,
             metrics_scope: match config.metrics_scope {
                 MetricsScope::Active => sys::QAE_METRICS_ACTIVE,
@@ -122,7 +124,7 @@ impl TokenGradient {
         if let Some(d_log_prob) = self.d_log_prob {
             layout.expect_slots("d_log_prob", d_log_prob.len, self.row_stride)?;
         }
-        params.gradient_dtype = dtype_code(self.dtype);
+        params.gradient_dtype = dtype_code("d_log_prob", self.dtype)?;
         params.d_log_prob = optional_mut(self.d_log_prob);
         Ok(())
     }
@@ -133,13 +135,13 @@ impl Results {
     pub fn set(
         &self,
         params: &mut sys::qae_loss_from_log_probs_params,
-        inputs: &TokenLoss<'_>,
+        inputs: &TokenLoss,
     ) -> Result<()> {
         for (field, buffer) in [("baseline", self.baseline), ("advantage", self.advantage)] {
             match (buffer, inputs.advantages) {
                 (None, _) => {}
                 (Some(buffer), AdvantageBuffers::FromRewards { groups, .. }) => {
-                    expect_len(field, buffer, groups.groups.num_responses())?;
+                    expect_len(field, buffer, groups.num_responses)?;
                 }
                 (Some(_), _) => {
                     return Err(Error::invalid(
@@ -166,7 +168,7 @@ impl Results {
 
 fn set_advantages(
     params: &mut sys::qae_loss_from_log_probs_params,
-    advantages: AdvantageBuffers<'_>,
+    advantages: AdvantageBuffers,
     config: &Config,
 ) -> Result<()> {
     let source = match advantages {

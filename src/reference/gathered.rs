@@ -1,14 +1,14 @@
 //! The slots of a batch of logits, response after response.
 
 use super::response::Use;
-use super::tokens::{LogProbs, Tokens};
+use super::tokens::Tokens;
 use crate::batch::{Advantages, ImportanceWeight, Layout, LogitsBatch, LogitsLayout, Slot, Tensor};
 use crate::config::Gradient;
 use crate::error::Result;
 
 /// Whatever the layout, responses become back to back here, their slots in the order of slots, so
 /// that one loss serves all layouts. A *position* is a place in that order.
-pub(super) struct Gathered {
+pub(crate) struct Gathered {
     /// Positions of response i: `offsets[i]..offsets[i + 1]`.
     pub offsets: Vec<i64>,
     pub slots: Vec<Slot>,
@@ -53,10 +53,10 @@ impl Gathered {
                 offsets: &self.offsets,
             },
             mask: Some(&self.mask),
-            log_prob: LogProbs::Wide(&[]),
+            log_prob: Tensor::F64(&[]),
             entropy: None,
-            old_log_prob: self.old_log_prob.as_deref().map(LogProbs::Wide),
-            ref_log_prob: self.ref_log_prob.as_deref().map(LogProbs::Wide),
+            old_log_prob: self.old_log_prob.as_deref().map(Tensor::F64),
+            ref_log_prob: self.ref_log_prob.as_deref().map(Tensor::F64),
             importance_weight: per_token
                 .map(ImportanceWeight::PerToken)
                 .or(batch.importance_weight),
@@ -94,7 +94,7 @@ impl Gathered {
 }
 
 /// See [`Gathered::gradient_rows`].
-pub(super) type GradientRows = Vec<(usize, Option<usize>)>;
+pub(crate) type GradientRows = Vec<(usize, Option<usize>)>;
 
 /// Slots by response and in their order, and where each response begins.
 fn by_response(layout: LogitsLayout<'_>, slots: Vec<Slot>) -> (Vec<Slot>, Vec<i64>) {

@@ -8,7 +8,7 @@ const EXPONENT_MAX: f64 = 20.0;
 const VALUE_MAX: f64 = 10.0;
 
 /// The estimate of one token and its derivative with respect to log_prob.
-pub(super) fn kl_term(kl: Kl, log_prob: f64, ref_log_prob: f64) -> (f64, f64) {
+pub(crate) fn kl_term(kl: Kl, log_prob: f64, ref_log_prob: f64) -> (f64, f64) {
     let difference = log_prob - ref_log_prob;
     match kl.estimator {
         // log_prob − ref

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 ///
 /// | tensor of `input` | shape | dtype | unit |
 /// |---|---|---|---|
-/// | `logits` | \[num_rows, vocab_size\] | f32, bf16, f16 | dimensionless |
+/// | `logits` | \[num_rows, vocab_size\] | f64, f32, bf16, f16 | dimensionless |
 /// | `token_id` | \[num_rows\] | i32 | index |
 /// | `mask` | \[num_rows\] | u8 | dimensionless |
 ///
@@ -41,12 +41,15 @@ pub fn log_probs_from_logits(input: &LogProbsInput<'_>) -> Result<LogProbsOutput
     Ok(columns(rows.collect()))
 }
 
-/// Log-prob, entropy and log-sum-exp of row `row`; 0 where it is masked.
-pub(crate) fn of_row(input: &LogProbsInput<'_>, row: usize) -> [f64; 3] {
-    if !input.counts(row) {
-        return [0.0; 3];
+fn of_row(input: &LogProbsInput<'_>, row: usize) -> [f64; 3] {
+    match input.counts(row) {
+        true => results(input, &SoftmaxStats::of_row(&shard_of(input, row))),
+        false => [0.0; 3],
     }
-    let stats = SoftmaxStats::of_row(&shard_of(input, row));
+}
+
+/// Log-prob, entropy and log-sum-exp of a row.
+pub(crate) fn results(input: &LogProbsInput<'_>, stats: &SoftmaxStats) -> [f64; 3] {
     let temperature = input.temperature;
     [
         stats.log_prob(temperature),
@@ -99,27 +102,29 @@ pub fn log_probs_from_logits_backward(
     d_log_prob: &[f32],
     d_entropy: Option<&[f32]>,
 ) -> Result<Vec<f64>> {
-    check_backward(input, d_log_prob, d_entropy)?;
+    let d_entropy_len = d_entropy.map(<[f32]>::len);
+    check_backward(input, d_log_prob.len(), d_entropy_len)?;
     let vocab_size = input.logits.vocab_size;
     let mut d_logits = vec![0.0; input.num_rows() * vocab_size];
     for (row, gradient) in d_logits.chunks_exact_mut(vocab_size).enumerate() {
-        let d_entropy = d_entropy.map_or(0.0, |d_entropy| d_entropy[row]);
-        backward_of_row(input, row, d_log_prob[row], d_entropy, gradient);
+        let g = f64::from(d_log_prob[row]);
+        let h = d_entropy.map_or(0.0, |d_entropy| f64::from(d_entropy[row]));
+        if input.counts(row) && (g != 0.0 || h != 0.0) {
+            let shard = shard_of(input, row);
+            SoftmaxStats::of_row(&shard).backward(&shard, g, h, gradient);
+        }
     }
     Ok(d_logits)
 }
 
-/// Whether the arguments of the backward pass fit together.
+/// Whether the backward pass accepts its input, and derivatives of these lengths.
 pub(crate) fn check_backward(
     input: &LogProbsInput<'_>,
-    d_log_prob: &[f32],
-    d_entropy: Option<&[f32]>,
+    d_log_prob: usize,
+    d_entropy: Option<usize>,
 ) -> Result<()> {
     input.check()?;
-    for (field, found) in [
-        ("d_log_prob", Some(d_log_prob.len())),
-        ("d_entropy", d_entropy.map(<[f32]>::len)),
-    ] {
+    for (field, found) in [("d_log_prob", Some(d_log_prob)), ("d_entropy", d_entropy)] {
         if let Some(found) = found
             && found != input.num_rows()
         {
@@ -130,22 +135,7 @@ pub(crate) fn check_backward(
     Ok(())
 }
 
-/// Writes row `row` of the gradient, which holds 0, where there is one.
-pub(crate) fn backward_of_row(
-    input: &LogProbsInput<'_>,
-    row: usize,
-    d_log_prob: f32,
-    d_entropy: f32,
-    gradient: &mut [f64],
-) {
-    if input.counts(row) && (d_log_prob != 0.0 || d_entropy != 0.0) {
-        let shard = shard_of(input, row);
-        let stats = SoftmaxStats::of_row(&shard);
-        stats.backward(&shard, d_log_prob.into(), d_entropy.into(), gradient);
-    }
-}
-
-fn shard_of<'a>(input: &LogProbsInput<'a>, row: usize) -> RowShard<'a> {
+pub(crate) fn shard_of<'a>(input: &LogProbsInput<'a>, row: usize) -> RowShard<'a> {
     RowShard {
         logits: input.row(row),
         vocab_start: 0,

@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 ///
 /// | tensor of `batch` | shape | dtype | unit |
 /// |---|---|---|---|
-/// | `log_prob`, `old_log_prob`, `ref_log_prob` | one for each slot | f32, bf16, f16 | nats |
+/// | `log_prob`, `old_log_prob`, `ref_log_prob` | one for each slot | f64, f32, bf16, f16, alike | nats |
 /// | `mask` | one for each slot | u8 | dimensionless |
 /// | rewards | \[num_responses\] | f32 | reward |
 /// | advantages, importance weights | \[num_rows\] or one for each slot | f32 | dimensionless |

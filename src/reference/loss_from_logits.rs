@@ -5,9 +5,9 @@ use super::gathered::Gathered;
 use super::loss_from_log_probs::{Call, normalizer, rows_of, sum};
 use super::response::{Use, response, uses};
 use super::softmax_stats::{RowShard, SoftmaxStats};
-use super::tokens::{LogProbs, Tokens};
+use super::tokens::Tokens;
 use crate::backend::{LogitsOutput, LossOutput};
-use crate::batch::{Advantages, LogitsBatch, Slot};
+use crate::batch::{Advantages, LogitsBatch, Slot, Tensor};
 use crate::config::{Config, Gradient};
 use crate::error::Result;
 use crate::metrics::Metrics;
@@ -17,9 +17,9 @@ use crate::metrics::Metrics;
 ///
 /// | tensor of `batch` | shape | dtype | unit |
 /// |---|---|---|---|
-/// | `logits` | a row of vocab_size for each slot | f32, bf16, f16 | dimensionless |
+/// | `logits` | a row of vocab_size for each slot | f64, f32, bf16, f16 | dimensionless |
 /// | `token_id` | one for each slot | i32 | index |
-/// | `old_log_prob`, `ref_log_prob` | one for each slot | f32, bf16, f16 | nats |
+/// | `old_log_prob`, `ref_log_prob` | one for each slot | f64, f32, bf16, f16, alike | nats |
 /// | `mask` | one for each slot | u8 | dimensionless |
 /// | rewards | \[num_responses\] | f32 | reward |
 /// | advantages, importance weights | \[num_rows\] or one for each slot | f32 | dimensionless |
@@ -60,41 +60,6 @@ pub fn loss_from_logits(batch: &LogitsBatch<'_>, config: &Config) -> Result<Logi
         } => Some(advantages(rewards, groups, &config.advantage)?),
         Advantages::PerResponse(_) | Advantages::PerToken(_) => None,
     };
-    Ok(run(batch, config, from_rewards, &Serial)?.output)
-}
-
-/// How pieces of work that do not depend on each other are run.
-pub(crate) trait Execute {
-    /// The results of `each`, in the order of the pieces.
-    fn map<T: Send, R: Send>(&self, pieces: Vec<T>, each: impl Fn(T) -> R + Send + Sync) -> Vec<R>;
-}
-
-/// One after another.
-struct Serial;
-
-impl Execute for Serial {
-    fn map<T: Send, R: Send>(&self, pieces: Vec<T>, each: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
-        pieces.into_iter().map(each).collect()
-    }
-}
-
-/// What was computed, and for which slots.
-pub(crate) struct Computed {
-    pub output: LogitsOutput,
-    /// Rows of logits that were read.
-    pub rows_read: usize,
-    /// Those of them whose gradient was computed.
-    pub rows_acting: usize,
-}
-
-/// Computes a batch that passed its check. `from_rewards` are its advantages, where they come from
-/// rewards.
-pub(crate) fn run(
-    batch: &LogitsBatch<'_>,
-    config: &Config,
-    from_rewards: Option<AdvantageOutput>,
-    execute: &impl Execute,
-) -> Result<Computed> {
     let gathered = Gathered::new(batch)?;
     let tokens = gathered.tokens(batch);
     let call = Call {
@@ -103,39 +68,34 @@ pub(crate) fn run(
         global_advantage: from_rewards.as_ref().map(|out| &out.advantage[..]),
         normalizer: normalizer(config, || tokens.counts()),
     };
-    let responses = (0..batch.layout.num_responses()).collect();
-    let uses = execute.map(responses, |response| uses(&call, response));
+    let responses = 0..batch.layout.num_responses();
     let rows = Rows {
         batch,
         config,
         gathered: &gathered,
-        uses: uses.concat(),
+        uses: responses
+            .flat_map(|response| uses(&call, response))
+            .collect(),
     };
-    let softmax = rows.forward(execute);
-    let (losses, metrics, active_rows) = losses(&call, &softmax, from_rewards.as_ref(), execute);
-    let (d_logits, active_slots) = rows.backward(&softmax, &losses, execute);
+    let softmax = rows.forward();
+    let (losses, metrics, active_rows) = losses(&call, &softmax, from_rewards.as_ref());
+    let (d_logits, active_slots) = rows.backward(&softmax, &losses);
     let token_tensor = |values: &[f64]| gathered.scatter(values, batch.token_id.len());
-    let is_read = |used: &&Use| **used != Use::None;
-    let acts = |used: &&Use| **used == Use::Acts;
     let (baseline, advantage) = from_rewards
         .map(|out| (out.baseline, out.advantage))
         .unzip();
-    Ok(Computed {
-        rows_read: rows.uses.iter().filter(is_read).count(),
-        rows_acting: rows.uses.iter().filter(acts).count(),
-        output: LogitsOutput {
-            loss: LossOutput {
-                metrics,
-                d_log_prob: token_tensor(&losses.d_log_prob),
-                baseline,
-                advantage,
-                active_rows,
-            },
-            log_prob: token_tensor(&softmax.log_prob),
-            entropy: token_tensor(&softmax.entropy),
-            d_logits,
-            active_slots,
+    Ok(LogitsOutput {
+        loss: LossOutput {
+            metrics,
+            d_log_prob: token_tensor(&losses.d_log_prob),
+            baseline,
+            advantage,
+            active_rows,
         },
+        log_prob: token_tensor(&softmax.log_prob),
+        entropy: token_tensor(&softmax.entropy),
+        d_logits,
+        active_slots,
     })
 }
 
@@ -171,11 +131,12 @@ impl Rows<'_> {
     }
 
     /// log_prob = z\[token\] − logsumexp(z) and the entropy of every row that is read.
-    fn forward(&self, execute: &impl Execute) -> Softmax {
-        let slots = self.gathered.slots.iter().zip(&self.uses).collect();
-        let stats = execute.map(slots, |(slot, used)| {
+    fn forward(&self) -> Softmax {
+        let slots = self.gathered.slots.iter().zip(&self.uses);
+        let stats = slots.map(|(slot, used)| {
             (*used != Use::None).then(|| SoftmaxStats::of_row(&self.shard(slot)))
         });
+        let stats: Vec<_> = stats.collect();
         let each = |value: &dyn Fn(&SoftmaxStats) -> f64| {
             let values = stats.iter().map(|stats| stats.as_ref().map_or(0.0, value));
             values.collect()
@@ -189,20 +150,14 @@ impl Rows<'_> {
 
     /// d_logits = (g (1\[token\] − p) − h p (z − Σ p z)) / temperature of every row that acts, and
     /// the slots of its rows if compact.
-    fn backward(
-        &self,
-        softmax: &Softmax,
-        losses: &Losses,
-        execute: &impl Execute,
-    ) -> (Vec<f64>, Vec<u64>) {
+    fn backward(&self, softmax: &Softmax, losses: &Losses) -> (Vec<f64>, Vec<u64>) {
         let vocab_size = self.batch.logits.vocab_size;
         let gradient = self.config.gradient;
         let num_slots = self.batch.layout.num_slots();
         let rows = self.gathered.gradient_rows(&self.uses, gradient, num_slots);
         let mut d_logits = vec![0.0; rows.len() * vocab_size];
-        let chunks = d_logits.chunks_exact_mut(vocab_size).zip(&rows).collect();
-        execute.map(chunks, |(chunk, &(_, position))| {
-            let Some(position) = position else { return };
+        for (chunk, &(_, position)) in d_logits.chunks_exact_mut(vocab_size).zip(&rows) {
+            let Some(position) = position else { continue };
             let (g, h) = (losses.d_log_prob[position], losses.d_entropy[position]);
             // Left out, clipped, or without a term: 0, as it is.
             if let Some(stats) = softmax.stats[position]
@@ -211,7 +166,7 @@ impl Rows<'_> {
                 let shard = self.shard(&self.gathered.slots[position]);
                 stats.backward(&shard, g, h, chunk);
             }
-        });
+        }
         let active_slots = match gradient {
             Gradient::Compact => rows.iter().map(|&(index, _)| index as u64).collect(),
             Gradient::ZeroFill | Gradient::Untouched => vec![],
@@ -225,11 +180,10 @@ fn losses(
     call: &Call<'_>,
     softmax: &Softmax,
     from_rewards: Option<&AdvantageOutput>,
-    execute: &impl Execute,
 ) -> (Losses, Metrics, Vec<u32>) {
     let call = Call {
         tokens: Tokens {
-            log_prob: LogProbs::Wide(&softmax.log_prob),
+            log_prob: Tensor::F64(&softmax.log_prob),
             entropy: Some(&softmax.entropy),
             ..call.tokens
         },
@@ -243,11 +197,10 @@ fn losses(
     let responses = rows_of(layout, &mut losses.d_log_prob)
         .into_iter()
         .zip(rows_of(layout, &mut losses.d_entropy))
-        .enumerate()
+        .enumerate();
+    let parts: Vec<Metrics> = responses
+        .map(|(row, (d_log_prob, d_entropy))| response(&call, row, d_log_prob, d_entropy))
         .collect();
-    let parts = execute.map(responses, |(row, (d_log_prob, d_entropy))| {
-        response(&call, row, d_log_prob, d_entropy)
-    });
     let (mut metrics, active_rows) = sum(&parts, call.config);
     metrics.entropy.get_or_insert_default();
     if let Some(out) = from_rewards {

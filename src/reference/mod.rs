@@ -1,10 +1,11 @@
 //! The mathematics in f64, as plain loops to be read next to the papers.
 //!
 //! The oracle of every other backend: it shares no code with the kernels. One file a concept, the
-//! equation above the lines that implement it. [`crate::cpu`] runs the same functions of a group, a
-//! response and a row of logits on several threads.
+//! equation above the lines that implement it. [`crate::cpu`] takes the same formulas on several
+//! threads and several tokens at once.
 
 mod advantages;
+mod exp;
 mod gathered;
 mod kl;
 mod log_probs_from_logits;
@@ -14,6 +15,7 @@ mod objective;
 mod quantile;
 mod response;
 mod softmax_stats;
+mod token;
 mod tokens;
 
 pub use advantages::{AdvantageOutput, advantages};
@@ -24,8 +26,13 @@ pub use quantile::{quantile, rank};
 pub use softmax_stats::{RowShard, SoftmaxStats};
 
 pub(crate) use advantages::{add as add_groups, check as check_advantages, group_advantages};
-pub(crate) use log_probs_from_logits::{backward_of_row, check_backward, columns, of_row};
+pub(crate) use exp::exp;
+pub(crate) use gathered::Gathered;
+pub(crate) use kl::kl_term;
+pub(crate) use log_probs_from_logits::{check_backward, columns, results, shard_of};
 pub(crate) use loss_from_log_probs::{Call, normalizer, rows_of, sum};
-pub(crate) use loss_from_logits::{Computed, Execute, run as run_from_logits};
-pub(crate) use response::response;
+pub(crate) use objective::{Clip, PolicyTerm, Ratio, reinforce, sapo};
+pub(crate) use response::{Response, Use, begin, response, uses};
+pub(crate) use softmax_stats::{RowGradient, exp_terms};
+pub(crate) use token::{Derivatives, clamp_of, is_gspo};
 pub(crate) use tokens::Tokens;

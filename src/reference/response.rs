@@ -1,10 +1,10 @@
 //! One response of `loss_from_log_probs`: its part of every sum and its row of the gradient.
 
-use super::kl::kl_term;
 use super::loss_from_log_probs::Call;
-use super::objective::{PolicyTerm, Ratio, policy_term};
+use super::objective::Ratio;
+use super::token::{Derivatives, TokenInput, clamp_of, is_gspo, observe, token};
 use crate::batch::{Advantages, ImportanceWeight, Row};
-use crate::config::{Config, Gradient, MetricsScope, Objective};
+use crate::config::{Gradient, MetricsScope, Objective};
 use crate::metrics::{EntropyMetrics, Metrics};
 
 /// The part of local row `row` in the metrics (its loss already weighted); writes its gradient, and
@@ -15,8 +15,22 @@ pub(crate) fn response(
     gradient: &mut [f64],
     d_entropy: &mut [f64],
 ) -> Metrics {
-    let config = call.config;
-    let mut metrics = Metrics::empty(config.metrics_scope);
+    let acts = call.acts(row);
+    let (mut metrics, response) = begin(call, row);
+    if !acts && call.config.gradient == Gradient::ZeroFill {
+        gradient.fill(0.0);
+    }
+    if let Some(response) = response {
+        response.visit(acts, gradient, d_entropy, &mut metrics);
+    }
+    metrics
+}
+
+/// The part of local row `row` in the metrics that is known before its tokens are read, and the
+/// response, if its tokens have to be.
+pub(crate) fn begin<'c>(call: &'c Call<'_>, row: usize) -> (Metrics, Option<Response<'c>>) {
+    let scope = call.config.metrics_scope;
+    let mut metrics = Metrics::empty(scope);
     metrics.entropy = call.tokens.entropy.map(|_| EntropyMetrics::default());
     let given = call.advantage(row);
     let advantage = given.map(finite_or_zero);
@@ -24,20 +38,17 @@ pub(crate) fn response(
     metrics.groups.nonfinite_rewards += u64::from(given.is_some_and(|a| !a.is_finite()));
     metrics.positive = u64::from(advantage.is_some_and(|a| a > 0.0));
     metrics.negative = u64::from(advantage.is_some_and(|a| a < 0.0));
-    let acts = call.acts(row);
-    if !acts && config.gradient == Gradient::ZeroFill {
-        gradient.fill(0.0);
-    }
-    if acts || config.metrics_scope == MetricsScope::All {
-        let response = Response::new(call, row, advantage);
-        metrics.active = u64::from(response.active_tokens > 0);
-        response.visit(acts, gradient, d_entropy, &mut metrics);
-    }
+    let is_read = call.acts(row) || scope == MetricsScope::All;
+    let response = is_read.then(|| Response::new(call, row));
+    let active_tokens = response
+        .as_ref()
+        .map_or(0, |response| response.active_tokens);
+    metrics.active = u64::from(active_tokens > 0);
     metrics.zero = match advantage {
         Some(advantage) => u64::from(advantage == 0.0),
         None => 1 - metrics.active,
     };
-    metrics
+    (metrics, response)
 }
 
 /// What a loss makes of a slot, known before its log-prob is.
@@ -54,7 +65,7 @@ pub(crate) enum Use {
 
 /// What the loss makes of each slot of local row `row`.
 pub(crate) fn uses(call: &Call<'_>, row: usize) -> Vec<Use> {
-    let response = Response::new(call, row, call.advantage(row).map(finite_or_zero));
+    let response = Response::new(call, row);
     (0..response.slots.num_slots)
         .map(|t| {
             if response.is_valid(t) {
@@ -72,40 +83,16 @@ pub(super) fn finite_or_zero(value: f64) -> f64 {
 }
 
 /// A response whose tokens are looked at.
-struct Response<'a> {
-    call: &'a Call<'a>,
-    row: usize,
-    slots: Row,
+pub(crate) struct Response<'a> {
+    pub call: &'a Call<'a>,
+    pub row: usize,
+    pub slots: Row,
     /// Of all its tokens; `None`: each has its own.
-    advantage: Option<f64>,
+    pub advantage: Option<f64>,
     /// Number of valid tokens.
-    length: usize,
+    pub length: usize,
     /// Those with a non-zero advantage.
-    active_tokens: usize,
-}
-
-/// A token that is not left out.
-struct Token {
-    /// Before weights and selection.
-    policy: PolicyTerm,
-    /// `None` without `old_log_prob`, or where GSPO's mean is not finite.
-    ratio: Option<Ratio>,
-    /// Of this token, after its clamp; 0 without `old_log_prob`.
-    log_ratio: f64,
-    /// With the importance weight; 0 without advantage.
-    policy_loss: f64,
-    /// Before its coefficient.
-    kl: f64,
-    /// 0 where log-probs were given.
-    entropy: f64,
-    derivatives: Derivatives,
-}
-
-/// Of the loss, all factors included.
-#[derive(Clone, Copy, Default)]
-struct Derivatives {
-    log_prob: f64,
-    entropy: f64,
+    pub active_tokens: usize,
 }
 
 /// What all tokens of a response have in common.
@@ -118,7 +105,8 @@ struct Terms {
 }
 
 impl<'a> Response<'a> {
-    fn new(call: &'a Call<'a>, row: usize, advantage: Option<f64>) -> Self {
+    pub fn new(call: &'a Call<'a>, row: usize) -> Self {
+        let advantage = call.advantage(row).map(finite_or_zero);
         let mut response = Self {
             call,
             row,
@@ -139,19 +127,32 @@ impl<'a> Response<'a> {
     }
 
     fn terms(&self) -> Terms {
-        let log_ratios = || self.valid_tokens().filter_map(|t| self.log_ratio(t));
+        let log_ratio = |t| self.log_ratio(t, self.log_prob(t));
+        let log_ratios = || self.valid_tokens().filter_map(log_ratio);
         Terms {
             weight: self.call.weight(self.length),
-            mean_log_ratio: self
-                .is_gspo()
+            mean_log_ratio: is_gspo(self.call.config)
                 .then(|| log_ratios().sum::<f64>() / self.length as f64),
         }
+    }
+
+    /// Of valid token `t`, which acts, with this log-prob and entropy. Not under GSPO, where the
+    /// other tokens' log-probs matter.
+    pub fn derivatives(&self, t: usize, log_prob: f64, entropy: f64) -> Derivatives {
+        let config = self.call.config;
+        let terms = Terms {
+            weight: self.call.weight(self.length),
+            mean_log_ratio: None,
+        };
+        let input = self.input(t, log_prob, Some(entropy), terms);
+        let token = token(config, terms.weight, &input);
+        token.map_or(Derivatives::default(), |token| token.derivatives)
     }
 
     /// What the loss makes of a valid token.
     fn use_of(&self, advantage: f64) -> Use {
         // GSPO's mean carries every valid token's log-ratio to the active ones.
-        let is_carried = self.is_gspo() && self.active_tokens > 0;
+        let is_carried = is_gspo(self.call.config) && self.active_tokens > 0;
         if advantage != 0.0 || self.call.acts_everywhere() {
             Use::Acts
         } else if is_carried || self.call.config.metrics_scope == MetricsScope::All {
@@ -182,12 +183,14 @@ impl<'a> Response<'a> {
         finite_or_zero(self.given_advantage(t))
     }
 
+    fn log_prob(&self, t: usize) -> f64 {
+        self.call.tokens.log_prob.get(self.slots.start + t)
+    }
+
     /// δ = log_prob − old_log_prob.
-    fn log_ratio(&self, t: usize) -> Option<f64> {
-        let tokens = &self.call.tokens;
-        let slot = self.slots.start + t;
-        let old_log_prob = tokens.old_log_prob?.get(slot);
-        Some(tokens.log_prob.get(slot) - old_log_prob)
+    fn log_ratio(&self, t: usize, log_prob: f64) -> Option<f64> {
+        let old_log_prob = self.call.tokens.old_log_prob?;
+        Some(log_prob - old_log_prob.get(self.slots.start + t))
     }
 
     /// The rollout correction of a token's policy term.
@@ -249,94 +252,31 @@ impl<'a> Response<'a> {
         if used == Use::None {
             return Derivatives::default();
         }
-        let Some(token) = self.token(t, advantage, terms) else {
-            let is_carried = self.is_gspo() && self.active_tokens > 0;
+        let entropy = self.call.tokens.entropy;
+        let entropy = entropy.map(|entropy| entropy[self.slots.start + t]);
+        let input = self.input(t, self.log_prob(t), entropy, terms);
+        let Some(token) = token(config, terms.weight, &input) else {
+            let is_carried = is_gspo(config) && self.active_tokens > 0;
             metrics.nonfinite_tokens += u64::from(used == Use::Acts || is_carried);
             return Derivatives::default();
         };
-        metrics.pg_loss += token.policy_loss;
-        metrics.kl_loss += token.kl;
-        if let Some(entropy) = &mut metrics.entropy {
-            observe_entropy(token.entropy, advantage, entropy);
-        }
-        if in_scope {
-            observe(&token, metrics);
-        }
+        observe(&token, advantage, in_scope, metrics);
         token.derivatives
     }
 
-    /// Valid token `t`; `None` where it has to be left out.
-    fn token(&self, t: usize, advantage: f64, terms: Terms) -> Option<Token> {
-        let config = self.call.config;
-        let tokens = &self.call.tokens;
-        let slot = self.slots.start + t;
-        let log_prob = tokens.log_prob.get(slot);
-        let log_ratio = self.log_ratio(t);
-        if !log_ratio.unwrap_or(log_prob).is_finite() {
-            return None;
-        }
-        let ratio = self.ratio(log_ratio, terms.mean_log_ratio);
-        let policy = policy_term(&config.objective, ratio, log_prob, advantage);
-        // Selected, not multiplied: without advantage, or without GSPO's ratio of the response, no
-        // ratio and no weight leaves a trace.
-        let has_policy = advantage != 0.0 && (ratio.is_some() || !self.is_gspo());
-        let (policy_loss, policy_gradient) = if !has_policy {
-            (0.0, 0.0)
-        } else {
-            let weight = self.importance_weight(t);
-            (weight * policy.loss, weight * policy.gradient)
-        };
-        let (kl, kl_gradient) = match (config.kl, tokens.ref_log_prob) {
-            (Some(kl), Some(reference)) => kl_term(kl, log_prob, reference.get(slot)),
-            _ => (0.0, 0.0),
-        };
-        let kl_coef = config.kl.map_or(0.0, |kl| kl.coef);
-        let derivatives = self.derivatives(terms, policy_gradient + kl_coef * kl_gradient);
-        let entropy = tokens.entropy.map_or(0.0, |entropy| entropy[slot]);
-        let clamped = |log_ratio| Ratio::of_token(log_ratio, clamp_of(config)).log;
-        // No factor hides a part that is not finite: 0 · ∞ is NaN.
-        let loss = terms.weight * (policy_loss + kl);
-        let is_finite = loss.is_finite() && self.is_applicable(derivatives);
-        is_finite.then(|| Token {
-            policy,
-            ratio,
-            log_ratio: log_ratio.map_or(0.0, clamped),
-            policy_loss,
-            kl,
+    /// What is read of valid token `t`.
+    fn input(&self, t: usize, log_prob: f64, entropy: Option<f64>, terms: Terms) -> TokenInput {
+        let log_ratio = self.log_ratio(t, log_prob);
+        let reference = self.call.tokens.ref_log_prob;
+        TokenInput {
+            log_prob,
+            log_ratio,
+            ratio: self.ratio(log_ratio, terms.mean_log_ratio),
+            advantage: self.token_advantage(t),
+            importance_weight: self.importance_weight(t),
+            ref_log_prob: reference.map(|reference| reference.get(self.slots.start + t)),
             entropy,
-            derivatives,
-        })
-    }
-
-    /// With the response's weight, of a token whose loss has derivative `of_log_prob` without it
-    /// (docs/math.md §3, §4).
-    fn derivatives(&self, terms: Terms, of_log_prob: f64) -> Derivatives {
-        let config = self.call.config;
-        let scale = terms.weight * config.grad_scale;
-        Derivatives {
-            log_prob: scale * of_log_prob,
-            // By selection: an infinite scale leaves no trace where there is no term.
-            entropy: if config.entropy_coef == 0.0 {
-                0.0
-            } else {
-                -config.entropy_coef * scale
-            },
         }
-    }
-
-    /// Whether the derivatives are finite as they are applied: to logits, over the temperature.
-    fn is_applicable(&self, derivatives: Derivatives) -> bool {
-        let temperature = self.call.config.temperature;
-        match self.call.tokens.entropy {
-            None => derivatives.log_prob.is_finite(),
-            Some(_) => [derivatives.log_prob, derivatives.entropy]
-                .iter()
-                .all(|derivative| (derivative / temperature).is_finite()),
-        }
-    }
-
-    fn is_gspo(&self) -> bool {
-        matches!(self.call.config.objective, Objective::Gspo { .. })
     }
 
     /// ρ of a token, or of the response under GSPO.
@@ -349,40 +289,4 @@ impl<'a> Response<'a> {
             _ => log_ratio.map(|log_ratio| Ratio::of_token(log_ratio, clamp_of(config))),
         }
     }
-}
-
-/// The clamp of a token's log-ratio; the other objectives have none, or one of their own.
-fn clamp_of(config: &Config) -> Option<f64> {
-    match config.objective {
-        Objective::Clip { .. } | Objective::Cispo { .. } | Objective::Sapo { .. } => {
-            config.log_ratio_clamp
-        }
-        Objective::Gspo { .. } | Objective::Reinforce => None,
-    }
-}
-
-/// Adds a token in scope to what is reported besides the losses.
-fn observe(token: &Token, metrics: &mut Metrics) {
-    metrics.clipped_above += u64::from(token.policy.clipped_above);
-    metrics.clipped_below += u64::from(token.policy.clipped_below);
-    metrics.dual_clipped += u64::from(token.policy.dual_clipped);
-    metrics.neg_log_ratio_sum -= token.log_ratio;
-    if let Some(ratio) = token.ratio {
-        metrics.min_ratio = metrics.min_ratio.min(ratio.value);
-        metrics.max_ratio = metrics.max_ratio.max(ratio.value);
-    }
-}
-
-/// Adds the entropy of a token that was read; its loss without the response's weight.
-fn observe_entropy(entropy: f64, advantage: f64, metrics: &mut EntropyMetrics) {
-    let (sum, count) = if advantage > 0.0 {
-        (&mut metrics.positive, &mut metrics.positive_tokens)
-    } else if advantage < 0.0 {
-        (&mut metrics.negative, &mut metrics.negative_tokens)
-    } else {
-        (&mut metrics.zero, &mut metrics.zero_tokens)
-    };
-    *sum += entropy;
-    *count += 1;
-    metrics.loss += entropy;
 }

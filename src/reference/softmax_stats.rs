@@ -1,5 +1,6 @@
 //! The softmax of one row of logits, whole or in shards (docs/math.md §4).
 
+use super::exp::exp;
 use crate::batch::Tensor;
 
 /// The columns of one row of logits that one rank of a vocabulary-parallel model holds, or all.
@@ -15,7 +16,21 @@ pub struct RowShard<'a> {
     pub temperature: f64,
 }
 
+/// e^y and e^y y with y = (x − max x) / T.
+#[inline(always)]
+pub(crate) fn exp_terms(logit: f64, max_logit: f64, temperature: f64) -> (f64, f64) {
+    let z = (logit - max_logit) / temperature;
+    let exp = exp(z);
+    // By selection: z is −∞ where its exponential is 0.
+    (exp, if exp == 0.0 { 0.0 } else { exp * z })
+}
+
 impl RowShard<'_> {
+    pub(crate) fn own_logit(&self) -> f64 {
+        let own = self.own();
+        own.map_or(f64::NEG_INFINITY, |column| self.logits.get(column))
+    }
+
     /// The column of the row's token, if this shard holds it.
     fn own(&self) -> Option<usize> {
         let column = self.token_id.checked_sub(self.vocab_start)?;
@@ -56,19 +71,20 @@ pub struct SoftmaxStats {
 impl SoftmaxStats {
     /// Of the columns of a shard, in their order.
     pub fn of_row(shard: &RowShard<'_>) -> Self {
-        let own_logit = shard.own().map(|column| shard.logits.get(column));
-        let temperature = shard.temperature;
-        let (max_logit, sum_exp, sum_exp_z) = match shard.logits {
-            Tensor::F32(logits) => sums(logits, temperature),
-            Tensor::Bf16(logits) => sums(logits, temperature),
-            Tensor::F16(logits) => sums(logits, temperature),
+        let logits = || (0..shard.logits.len()).map(|column| shard.logits.get(column));
+        let max_logit = logits().filter(|logit| logit.is_finite()).reduce(f64::max);
+        let mut stats = Self {
+            max_logit: max_logit.unwrap_or(f64::from(f32::MIN)),
+            sum_exp: 0.0,
+            sum_exp_z: 0.0,
+            own_logit: shard.own_logit(),
         };
-        Self {
-            max_logit,
-            sum_exp,
-            sum_exp_z,
-            own_logit: own_logit.unwrap_or(f64::NEG_INFINITY),
+        for logit in logits() {
+            let (exp, exp_z) = exp_terms(logit, stats.max_logit, shard.temperature);
+            stats.sum_exp += exp;
+            stats.sum_exp_z += exp_z;
         }
+        stats
     }
 
     /// Of two shards of one row: max = max(a.max, b.max), and with s = exp((shard.max − max) / T)
@@ -88,7 +104,7 @@ impl SoftmaxStats {
     /// The two sums with respect to another maximum.
     fn rescaled(self, max_logit: f64, temperature: f64) -> (f64, f64) {
         let shift = (self.max_logit - max_logit) / temperature;
-        let scale = shift.exp();
+        let scale = exp(shift);
         if !self.sum_exp.is_finite() {
             (f64::NAN, f64::NAN)
         } else if self.sum_exp == 0.0 || scale == 0.0 {
@@ -138,80 +154,69 @@ impl SoftmaxStats {
         d_entropy: f64,
         d_logits: &mut [f64],
     ) {
-        if !self.is_usable() {
-            d_logits.fill(0.0);
-            return;
+        match self.gradient(shard, d_log_prob, d_entropy) {
+            None => d_logits.fill(0.0),
+            Some(gradient) => {
+                for (column, slot) in d_logits.iter_mut().enumerate() {
+                    *slot = gradient.at(column, shard.logits.get(column));
+                }
+            }
         }
-        let counts = d_log_prob.is_finite() && self.own_logit > f64::NEG_INFINITY;
-        let coefficients = Coefficients {
-            own: shard.own(),
+    }
+
+    /// What the gradient of each column follows from; `None` for a row of which nothing finite can
+    /// be said.
+    pub(crate) fn gradient(
+        &self,
+        shard: &RowShard<'_>,
+        d_log_prob: f64,
+        d_entropy: f64,
+    ) -> Option<RowGradient> {
+        let finite_or_zero = |value: f64| if value.is_finite() { value } else { 0.0 };
+        let has_log_prob = self.own_logit > f64::NEG_INFINITY;
+        self.is_usable().then(|| RowGradient {
+            own: shard.own().map_or(-1.0, |column| column as f64),
+            max_logit: self.max_logit,
             temperature: shard.temperature,
-            g: if counts { d_log_prob } else { 0.0 },
-            h: if d_entropy.is_finite() {
-                d_entropy
+            sum_exp: self.sum_exp,
+            mean_z: self.mean_z(),
+            g: if has_log_prob {
+                finite_or_zero(d_log_prob)
             } else {
                 0.0
             },
-        };
-        match shard.logits {
-            Tensor::F32(logits) => self.write(logits, &coefficients, d_logits),
-            Tensor::Bf16(logits) => self.write(logits, &coefficients, d_logits),
-            Tensor::F16(logits) => self.write(logits, &coefficients, d_logits),
-        }
-    }
-
-    fn write<T: Copy + Into<f64>>(
-        &self,
-        logits: &[T],
-        coefficients: &Coefficients,
-        d_logits: &mut [f64],
-    ) {
-        let Coefficients {
-            own,
-            temperature,
-            g,
-            h,
-        } = *coefficients;
-        for (column, (&logit, slot)) in logits.iter().zip(d_logits).enumerate() {
-            let z = (logit.into() - self.max_logit) / temperature;
-            let p = z.exp() / self.sum_exp;
-            let is_own = f64::from(u8::from(own == Some(column)));
-            // By selection: z is −∞ where p is 0.
-            let of_entropy = if p == 0.0 {
-                0.0
-            } else {
-                h * p * (z - self.mean_z())
-            };
-            // + 0.0 turns −0.0 into 0.0: an exact zero is one bit pattern.
-            *slot = (g * (is_own - p) - of_entropy) / temperature + 0.0;
-        }
+            h: finite_or_zero(d_entropy),
+        })
     }
 }
 
-/// What the gradient of a row needs besides its softmax.
-struct Coefficients {
-    own: Option<usize>,
+/// What the gradient of a row of logits follows from.
+#[derive(Clone, Copy)]
+pub(crate) struct RowGradient {
+    /// Column of the row's token; −1 if this shard does not hold it.
+    own: f64,
+    max_logit: f64,
     temperature: f64,
+    sum_exp: f64,
+    mean_z: f64,
     g: f64,
     h: f64,
 }
 
-/// max x, Σ e^y and Σ e^y y with y = (x − max x) / T.
-fn sums<T: Copy + Into<f64>>(logits: &[T], temperature: f64) -> (f64, f64, f64) {
-    let least = f64::from(f32::MIN);
-    let max_logit = logits
-        .iter()
-        .map(|&logit| logit.into())
-        .filter(|logit: &f64| logit.is_finite())
-        .fold(least, f64::max);
-    let mut sum_exp = 0.0;
-    let mut sum_exp_z = 0.0;
-    for &logit in logits {
-        let z = (logit.into() - max_logit) / temperature;
-        let exp = z.exp();
-        sum_exp += exp;
-        // By selection: z is −∞ where its exponential is 0.
-        sum_exp_z += if exp == 0.0 { 0.0 } else { exp * z };
+impl RowGradient {
+    /// (g (1\[token\] − p) − h p (z − Σ p z)) / temperature.
+    #[inline(always)]
+    pub fn at(&self, column: usize, logit: f64) -> f64 {
+        let z = (logit - self.max_logit) / self.temperature;
+        let p = exp(z) / self.sum_exp;
+        let is_own = if column as f64 == self.own { 1.0 } else { 0.0 };
+        // By selection: z is −∞ where p is 0.
+        let of_entropy = if p == 0.0 {
+            0.0
+        } else {
+            self.h * p * (z - self.mean_z)
+        };
+        // + 0.0 turns −0.0 into 0.0: an exact zero is one bit pattern.
+        (self.g * (is_own - p) - of_entropy) / self.temperature + 0.0
     }
-    (max_logit, sum_exp, sum_exp_z)
 }

@@ -2,35 +2,17 @@
 
 use crate::batch::{Advantages, ImportanceWeight, Layout, Tensor, TokenBatch};
 
-/// Log-probs, laid out as a token tensor.
-#[derive(Clone, Copy)]
-pub(crate) enum LogProbs<'a> {
-    /// As the caller has them.
-    Given(Tensor<'a>),
-    /// Computed in f64, or widened.
-    Wide(&'a [f64]),
-}
-
-impl LogProbs<'_> {
-    /// Element `index`.
-    pub fn get(&self, index: usize) -> f64 {
-        match self {
-            Self::Given(tensor) => tensor.get(index),
-            Self::Wide(values) => values[index],
-        }
-    }
-}
-
 /// What a loss reads of each token, as [`TokenBatch`] has it.
 #[derive(Clone, Copy)]
 pub(crate) struct Tokens<'a> {
     pub layout: Layout<'a>,
     pub mask: Option<&'a [u8]>,
-    pub log_prob: LogProbs<'a>,
+    /// As the caller has them, or computed in f64.
+    pub log_prob: Tensor<'a>,
     /// Of the policy, in nats; from logits only.
     pub entropy: Option<&'a [f64]>,
-    pub old_log_prob: Option<LogProbs<'a>>,
-    pub ref_log_prob: Option<LogProbs<'a>>,
+    pub old_log_prob: Option<Tensor<'a>>,
+    pub ref_log_prob: Option<Tensor<'a>>,
     pub importance_weight: Option<ImportanceWeight<'a>>,
     pub advantages: Advantages<'a>,
 }
@@ -40,10 +22,10 @@ impl<'a> From<&TokenBatch<'a>> for Tokens<'a> {
         Self {
             layout: batch.layout,
             mask: batch.mask,
-            log_prob: LogProbs::Given(batch.log_prob),
+            log_prob: batch.log_prob,
             entropy: None,
-            old_log_prob: batch.old_log_prob.map(LogProbs::Given),
-            ref_log_prob: batch.ref_log_prob.map(LogProbs::Given),
+            old_log_prob: batch.old_log_prob,
+            ref_log_prob: batch.ref_log_prob,
             importance_weight: batch.importance_weight,
             advantages: batch.advantages,
         }

@@ -110,6 +110,7 @@ impl Values {
     pub fn new(dtype: DType, values: &[f32]) -> Self {
         let each = values.iter().copied();
         match dtype {
+            DType::F64 => panic!("the kernels take no f64"),
             DType::F32 => Self::F32(values.to_vec()),
             DType::Bf16 => Self::Bf16(each.map(bf16::from_f32).collect()),
             DType::F16 => Self::F16(each.map(f16::from_f32).collect()),

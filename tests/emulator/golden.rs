@@ -96,6 +96,7 @@ impl Gather {
 
     fn tensor(&self, tensor: Tensor<'_>) -> Values {
         match tensor {
+            Tensor::F64(_) => panic!("the kernels take no f64"),
             Tensor::F32(values) => Values::F32(self.slots(values)),
             Tensor::Bf16(values) => Values::Bf16(self.slots(values)),
             Tensor::F16(values) => Values::F16(self.slots(values)),

@@ -354,6 +354,7 @@ fn shares(case: &LogitsCase) -> Vec<f64> {
 /// Half a unit in the last place, relative, and half the least number above 0.
 pub fn rounding(dtype: DType) -> (f64, f64) {
     match dtype {
+        DType::F64 => panic!("the kernels take no f64"),
         DType::F32 => (0.0, 1.5e-42),
         DType::Bf16 => (1.0 / 256.0, 0.0),
         DType::F16 => (1.0 / 2048.0, 6e-8),

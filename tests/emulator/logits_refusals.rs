@@ -19,7 +19,7 @@ fn buffer(address: u64, len: usize) -> Buffer {
 }
 
 /// Two responses of three slots.
-fn inputs() -> LogitsInputs<'static> {
+fn inputs() -> LogitsInputs {
     LogitsInputs {
         layout: LogitsLayoutBuffers::Responses(LayoutBuffers::Padded {
             num_rows: 2,
@@ -46,7 +46,7 @@ fn inputs() -> LogitsInputs<'static> {
     }
 }
 
-fn indexed() -> LogitsInputs<'static> {
+fn indexed() -> LogitsInputs {
     LogitsInputs {
         layout: LogitsLayoutBuffers::Indexed {
             response: buffer(1 << 15, 6),
@@ -86,7 +86,7 @@ fn config() -> Config {
     }
 }
 
-fn run(inputs: &LogitsInputs<'_>, outputs: &LogitsOutputs, config: &Config) -> Result<()> {
+fn run(inputs: &LogitsInputs, outputs: &LogitsOutputs, config: &Config) -> Result<()> {
     let source = NormalizerSource::Config;
     loss_from_logits(inputs, outputs, config, source, RowPolicy::Auto).map(drop)
 }

@@ -8,6 +8,7 @@ mod batches;
 mod bytes;
 mod case;
 mod compare;
+mod dtypes;
 mod extremes;
 mod golden;
 mod groups;

@@ -43,7 +43,7 @@ impl Tolerance {
     /// What rounding to `dtype` adds for the tensor `name`: half the distance of two neighbors.
     pub fn rounding(self, name: &str, dtype: DType) -> f64 {
         let half_ulp = match dtype {
-            DType::F32 => 0.0, // in the floor
+            DType::F64 | DType::F32 => 0.0, // in the floor
             DType::Bf16 => 1.0 / 256.0,
             DType::F16 => 1.0 / 2048.0,
         };

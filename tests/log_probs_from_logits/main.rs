@@ -9,6 +9,7 @@ mod finite_differences;
 mod refusals;
 mod rows;
 mod shards;
+mod targets;
 
 use qae::{Backend, Config, CpuBackend, LogProbsInput, LogProbsOutput, Run, TokenBatch, reference};
 

@@ -207,6 +207,7 @@ pub fn plain_clip() -> Config {
 
 /// A tensor of another dtype, owned.
 pub enum Owned {
+    F64(Vec<f64>),
     F32(Vec<f32>),
     Bf16(Vec<half::bf16>),
     F16(Vec<half::f16>),
@@ -217,6 +218,7 @@ impl Owned {
     pub fn new(dtype: DType, values: &[f32]) -> Self {
         let each = values.iter().copied();
         match dtype {
+            DType::F64 => Self::F64(each.map(f64::from).collect()),
             DType::F32 => Self::F32(values.to_vec()),
             DType::Bf16 => Self::Bf16(each.map(half::bf16::from_f32).collect()),
             DType::F16 => Self::F16(each.map(half::f16::from_f32).collect()),
@@ -225,6 +227,7 @@ impl Owned {
 
     pub fn tensor(&self) -> Tensor<'_> {
         match self {
+            Self::F64(values) => Tensor::F64(values),
             Self::F32(values) => Tensor::F32(values),
             Self::Bf16(values) => Tensor::Bf16(values),
             Self::F16(values) => Tensor::F16(values),

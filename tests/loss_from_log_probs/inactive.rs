@@ -2,7 +2,7 @@
 
 use crate::case::{Advantage, Case, Weight, kls, objectives};
 use crate::{bits, runners};
-use qae::{Config, Gradient, Metrics, MetricsScope, cpu};
+use qae::{Config, Gradient, Metrics, MetricsScope, TensorMut, cpu};
 
 const POISONS: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30];
 
@@ -170,8 +170,9 @@ fn untouched_rows_keep_what_they_held() {
     let poison = 12345.0;
     let run = |config: &Config| {
         let mut gradient = vec![poison; 42];
-        let metrics = cpu::loss_from_log_probs_into(&case.batch(), config, &mut gradient).unwrap();
-        (metrics, gradient)
+        let target = TensorMut::F64(&mut gradient).into();
+        let results = cpu::loss_from_log_probs_into(&case.batch(), config, target).unwrap();
+        (results.metrics, gradient)
     };
     let (filled_metrics, filled_gradient) = run(&filled);
     let (metrics, gradient) = run(&untouched);

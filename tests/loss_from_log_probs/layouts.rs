@@ -2,7 +2,7 @@
 
 use crate::case::{Case, Owned, kls, objectives};
 use crate::{bits, runners};
-use qae::{Config, DType, Gradient, ImportanceWeight, Layout, Tensor, TokenBatch, cpu};
+use qae::{Config, DType, Gradient, ImportanceWeight, Layout, Tensor, TensorMut, TokenBatch, cpu};
 
 const WIDTH: usize = 6;
 const LENGTHS: [i32; 5] = [6, 0, 3, 1, 5];
@@ -153,7 +153,8 @@ fn gaps_between_rows_are_not_written() {
             gradient,
             ..Config::default()
         };
-        cpu::loss_from_log_probs_into(&batch, &config, &mut d_log_prob).unwrap();
+        let target = TensorMut::F64(&mut d_log_prob).into();
+        cpu::loss_from_log_probs_into(&batch, &config, target).unwrap();
         for row in d_log_prob.chunks(9) {
             assert_eq!(row[WIDTH..], [9.0; 3]);
         }
@@ -189,13 +190,13 @@ fn mask_and_lengths_both_hold() {
 }
 
 #[test]
-fn narrow_dtypes_are_widened_exactly() {
+fn every_dtype_is_widened_exactly() {
     let case = case();
-    for dtype in [DType::F32, DType::Bf16, DType::F16] {
+    for dtype in [DType::F64, DType::F32, DType::Bf16, DType::F16] {
         let log_prob = Owned::new(dtype, &case.log_prob);
         let old = Owned::new(dtype, case.old_log_prob.as_ref().unwrap());
         let reference = Owned::new(dtype, case.ref_log_prob.as_ref().unwrap());
-        let narrow = TokenBatch {
+        let stored = TokenBatch {
             log_prob: log_prob.tensor(),
             old_log_prob: Some(old.tensor()),
             ref_log_prob: Some(reference.tensor()),
@@ -210,7 +211,7 @@ fn narrow_dtypes_are_widened_exactly() {
         for config in configs() {
             for runner in runners() {
                 let expected = runner.run(&wide.batch(), &config);
-                let found = runner.run(&narrow, &config);
+                let found = runner.run(&stored, &config);
                 assert_eq!(found.metrics, expected.metrics);
                 assert_eq!(bits(&found.d_log_prob), bits(&expected.d_log_prob));
             }

@@ -1,6 +1,7 @@
 //! Log-probs to loss and gradient: every backend against closed forms, finite differences, and
 //! against itself where a change must not matter.
 
+mod blocks;
 mod case;
 mod closed_forms;
 mod determinism;
@@ -11,6 +12,7 @@ mod left_out;
 mod metrics;
 mod normalizers;
 mod refusals;
+mod targets;
 
 use qae::{Backend, Config, CpuBackend, LossOutput, Run, TokenBatch, reference};
 

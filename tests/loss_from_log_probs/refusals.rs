@@ -3,7 +3,8 @@
 use crate::case::{Case, kls};
 use crate::runners;
 use qae::{
-    Advantages, Config, Error, Groups, ImportanceWeight, Layout, Objective, Tensor, TokenBatch, cpu,
+    Advantages, Config, Error, Groups, ImportanceWeight, Layout, Objective, Tensor, TensorMut,
+    TokenBatch, cpu,
 };
 
 fn case() -> Case {
@@ -187,7 +188,8 @@ fn a_refused_call_writes_nothing() {
     let case = case();
     let mut gradient = [7.0; 11];
     let config = Config::default();
-    let error = cpu::loss_from_log_probs_into(&case.batch(), &config, &mut gradient).unwrap_err();
+    let target = TensorMut::F64(&mut gradient).into();
+    let error = cpu::loss_from_log_probs_into(&case.batch(), &config, target).unwrap_err();
     assert!(error.to_string().starts_with("d_log_prob"), "{error}");
     assert_eq!(gradient, [7.0; 11]);
 }

@@ -12,6 +12,7 @@ mod layouts;
 mod left_out;
 mod no_trace;
 mod refusals;
+mod targets;
 
 use qae::{Backend, Config, CpuBackend, LogitsBatch, LogitsOutput, Run, TokenBatch, reference};
 

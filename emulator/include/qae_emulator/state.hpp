@@ -21,7 +21,7 @@ struct BlockView {
 
 // `__thread` and not `thread_local`: the latter reaches a variable of another file through a
 // wrapper function, which would cost a call at every threadIdx.
-#define QAE_EMULATOR_TLS __thread __attribute__((tls_model("initial-exec")))
+#define QAE_EMULATOR_TLS __thread
 extern QAE_EMULATOR_TLS const ThreadView* this_thread;
 extern QAE_EMULATOR_TLS const BlockView* this_block;
 

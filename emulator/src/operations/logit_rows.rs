@@ -179,6 +179,7 @@ fn upload_columns(
     };
     let num_rows = input.token_id.len();
     match values {
+        Tensor::F64(_) => upload(values),
         Tensor::F32(all) => upload(Tensor::F32(&shard.of(all, num_rows, row_stride))),
         Tensor::Bf16(all) => upload(Tensor::Bf16(&shard.of(all, num_rows, row_stride))),
         Tensor::F16(all) => upload(Tensor::F16(&shard.of(all, num_rows, row_stride))),

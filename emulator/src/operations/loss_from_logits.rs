@@ -1,6 +1,6 @@
 //! `loss_from_logits` on the emulated kernels.
 
-use qae::batch::{DType, LogitsBatch, LogitsLayout};
+use qae::batch::{DType, LogitsBatch, LogitsLayout, Tensor};
 use qae::params::{
     self, LogitsBuffers, LogitsInputs, LogitsLayoutBuffers, NormalizerSource, RowPolicy,
 };
@@ -171,23 +171,25 @@ impl PreparedLogits {
 }
 
 /// Uploads everything that is not logits.
-fn upload<'a>(
+fn upload(
     memory: &Memory,
     placement: &LogitsPlacement,
-    batch: &LogitsBatch<'a>,
+    batch: &LogitsBatch<'_>,
     logits: &TensorMemory,
     groups: Option<&GroupMemory>,
-) -> Result<LogitsInputs<'a>> {
+) -> Result<LogitsInputs> {
     let log_probs = [batch.old_log_prob, batch.ref_log_prob];
     let dtype = log_probs
         .iter()
         .flatten()
         .next()
         .map(|tensor| tensor.dtype());
-    let [old_log_prob, ref_log_prob] = log_probs.map(|tensor| {
-        let upload = |tensor| memory.upload_tensor(tensor, "log-probs");
+    let upload = |tensor: Option<Tensor<'_>>, label| {
+        let upload = |tensor| memory.upload_tensor(tensor, label);
         tensor.map(upload).transpose()
-    });
+    };
+    let old_log_prob = upload(batch.old_log_prob, "old_log_prob");
+    let ref_log_prob = upload(batch.ref_log_prob, "ref_log_prob");
     let layout = match batch.layout {
         LogitsLayout::Responses(layout) => {
             LogitsLayoutBuffers::Responses(memory.upload_layout(layout)?)

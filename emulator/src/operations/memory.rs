@@ -14,9 +14,6 @@ use super::{DeviceIndices, EmulatorBackend, Result, failed, whole};
 use crate::launchers;
 use crate::{Buffer, Device, Trace};
 
-/// Bytes of a workspace that have to be zero: tickets and counters of both launches.
-const WORKSPACE_HEAD: usize = 16640 + 1024;
-
 /// A device and the buffers whose only use is to stay alive during the launches.
 pub(super) struct Memory {
     pub(super) device: Device,
@@ -59,6 +56,7 @@ impl Memory {
 
     pub(super) fn upload_tensor(&self, tensor: Tensor<'_>, label: &str) -> Result<params::Buffer> {
         match tensor {
+            Tensor::F64(_) => Err(params::no_f64(label)),
             Tensor::F32(values) => self.upload(values, label, self.misalignment),
             Tensor::Bf16(values) => self.upload(values, label, self.misalignment),
             Tensor::F16(values) => self.upload(values, label, self.misalignment),
@@ -67,19 +65,17 @@ impl Memory {
 
     /// Zeroed in its head only: what lies behind must be written before it is read.
     pub(super) fn workspace(&self, bytes: u64) -> Result<u64> {
-        let mut buffer = self.alloc::<u8>(bytes as usize, "workspace")?;
-        let head = WORKSPACE_HEAD.min(buffer.len());
-        buffer.write(&vec![0; head]);
+        let buffer = self.device.workspace(bytes).map_err(failed)?;
         let address = buffer.address();
         self.kept.borrow_mut().push(Box::new(buffer));
         Ok(address)
     }
 
-    pub(super) fn upload_batch<'a>(
+    pub(super) fn upload_batch(
         &self,
-        batch: &TokenBatch<'a>,
+        batch: &TokenBatch<'_>,
         groups: Option<&GroupMemory>,
-    ) -> Result<TokenBuffers<'a>> {
+    ) -> Result<TokenBuffers> {
         let optional =
             |tensor: Option<Tensor<'_>>, label| tensor.map(|t| self.upload_tensor(t, label));
         Ok(TokenBuffers {
@@ -155,11 +151,11 @@ impl Memory {
         self.indices.token_id.clone().unwrap_or_else(checked)
     }
 
-    pub(super) fn upload_advantages<'a>(
+    pub(super) fn upload_advantages(
         &self,
-        advantages: Advantages<'a>,
+        advantages: Advantages<'_>,
         groups_memory: Option<&GroupMemory>,
-    ) -> Result<AdvantageBuffers<'a>> {
+    ) -> Result<AdvantageBuffers> {
         Ok(match (advantages, groups_memory) {
             (
                 Advantages::FromRewards {
@@ -253,12 +249,12 @@ impl GroupMemory {
         })
     }
 
-    pub(super) fn buffers<'a>(&self, groups: &'a Groups) -> GroupBuffers<'a> {
+    pub(super) fn buffers(&self, groups: &Groups) -> GroupBuffers {
         GroupBuffers {
-            groups,
             offsets: self.offsets,
             order: self.order,
             group_of_response: self.group_of_response,
+            ..GroupBuffers::counts(groups)
         }
     }
 }

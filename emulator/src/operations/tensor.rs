@@ -41,6 +41,7 @@ impl TensorMemory {
         skipped: usize,
     ) -> Result<Self> {
         let elements = match dtype {
+            DType::F64 => return Err(params::no_f64(label)),
             DType::F32 => Elements::F32(memory.alloc(len + skipped, label)?),
             DType::Bf16 => Elements::Bf16(memory.alloc(len + skipped, label)?),
             DType::F16 => Elements::F16(memory.alloc(len + skipped, label)?),
@@ -56,6 +57,7 @@ impl TensorMemory {
         skipped: usize,
     ) -> Result<Self> {
         let elements = match tensor {
+            Tensor::F64(_) => return Err(params::no_f64(label)),
             Tensor::F32(values) => Elements::F32(upload(memory, values, label, skipped)?),
             Tensor::Bf16(values) => Elements::Bf16(upload(memory, values, label, skipped)?),
             Tensor::F16(values) => Elements::F16(upload(memory, values, label, skipped)?),

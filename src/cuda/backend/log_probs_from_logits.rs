@@ -42,7 +42,7 @@ impl CudaBackend {
         d_log_prob: &[f32],
         d_entropy: Option<&[f32]>,
     ) -> Result<Run<Vec<f64>>> {
-        check_backward(input, d_log_prob, d_entropy)?;
+        check_backward(input, d_log_prob.len(), d_entropy.map(<[f32]>::len))?;
         let stream = &self.stream;
         let rows = Rows::upload(self, input, None)?;
         let mut memory = ForwardMemory::new(stream, input.num_rows())?;
@@ -76,7 +76,7 @@ impl CudaBackend {
         d_log_prob: &[f32],
         d_entropy: Option<&[f32]>,
     ) -> Result<(LogProbsOutput, Vec<f64>)> {
-        check_backward(input, d_log_prob, d_entropy)?;
+        check_backward(input, d_log_prob.len(), d_entropy.map(<[f32]>::len))?;
         let ranks = self.ranks(input, columns)?;
         let (stream, num_rows) = (&self.stream, input.num_rows());
         let mut gathered = vec![];

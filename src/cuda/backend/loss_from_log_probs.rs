@@ -62,7 +62,13 @@ impl OutputMemory {
     ) -> Result<Self> {
         let bytes = loss_from_log_probs_workspace_bytes(stream, batch, config)?;
         Ok(Self {
-            gradient: OwnedTensor::rounded(stream, gradient, &poisoned(host, config), 0)?,
+            gradient: OwnedTensor::rounded(
+                stream,
+                "d_log_prob",
+                gradient,
+                &poisoned(host, config),
+                0,
+            )?,
             responses: ResponseMemory::new(stream, host.advantages, host.layout.num_rows())?,
             counts: Counts::new(stream)?,
             metrics: DeviceMetrics::new(stream)?,

@@ -100,7 +100,7 @@ impl OutputMemory {
         let num_responses = host.layout.num_responses();
         Ok(Self {
             gradient,
-            d_log_prob: OwnedTensor::rounded(stream, d_log_prob, &tokens, 0)?,
+            d_log_prob: OwnedTensor::rounded(stream, "d_log_prob", d_log_prob, &tokens, 0)?,
             log_prob: Owned::upload(stream, &tokens)?,
             entropy: Owned::upload(stream, &tokens)?,
             active_slots: is_compact.then(list).transpose()?,

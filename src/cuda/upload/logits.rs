@@ -45,7 +45,12 @@ impl<'h> UploadedLogits<'h> {
             OwnedTokenIds::I32(Owned::upload(stream, token_id)?)
         };
         Ok(Self {
-            values: OwnedTensor::upload_behind(stream, host.values, placement.misalignment)?,
+            values: OwnedTensor::upload_behind(
+                stream,
+                "logits",
+                host.values,
+                placement.misalignment,
+            )?,
             host,
             token_id,
         })
@@ -102,7 +107,8 @@ impl GradientMemory {
             values[start..start + host.vocab_size].fill(f32::NAN);
         }
         let skipped = placement.gradient_misalignment;
-        let d_logits = OwnedTensor::rounded(stream, host.values.dtype(), &values, skipped)?;
+        let d_logits =
+            OwnedTensor::rounded(stream, "d_logits", host.values.dtype(), &values, skipped)?;
         Ok(Self::Apart(d_logits))
     }
 

@@ -5,6 +5,7 @@ use crate::cuda::launch::driver_error;
 use crate::cuda::memory::{DeviceSlice, DeviceSliceMut, DeviceTensor, DeviceTensorMut};
 use crate::cuda::stream::Stream;
 use crate::error::Result;
+use crate::params::no_f64;
 use cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
 use half::{bf16, f16};
 
@@ -92,17 +93,26 @@ macro_rules! for_values {
 }
 
 impl OwnedTensor {
-    pub(in crate::cuda) fn upload(stream: &Stream, tensor: Tensor<'_>) -> Result<Self> {
-        Self::upload_behind(stream, tensor, 0)
+    pub(in crate::cuda) fn upload(
+        stream: &Stream,
+        field: &str,
+        tensor: Tensor<'_>,
+    ) -> Result<Self> {
+        Self::upload_behind(stream, field, tensor, 0)
     }
 
     /// Behind `skipped` elements that are 0.
+    ///
+    /// # Errors
+    /// Names `field` if it is f64.
     pub(in crate::cuda) fn upload_behind(
         stream: &Stream,
+        field: &str,
         tensor: Tensor<'_>,
         skipped: usize,
     ) -> Result<Self> {
         Ok(match tensor {
+            Tensor::F64(_) => return Err(no_f64(field)),
             Tensor::F32(values) => Self::F32(Owned::upload_behind(stream, values, skipped)?),
             Tensor::Bf16(values) => Self::Bf16(Owned::upload_behind(stream, values, skipped)?),
             Tensor::F16(values) => Self::F16(Owned::upload_behind(stream, values, skipped)?),
@@ -110,15 +120,20 @@ impl OwnedTensor {
     }
 
     /// `values` in another dtype, behind `skipped` elements that are 0.
+    ///
+    /// # Errors
+    /// Names `field` if it is f64.
     pub(in crate::cuda) fn rounded(
         stream: &Stream,
+        field: &str,
         dtype: DType,
         values: &[f32],
         skipped: usize,
     ) -> Result<Self> {
-        let upload = |tensor: Tensor<'_>| Self::upload_behind(stream, tensor, skipped);
+        let upload = |tensor: Tensor<'_>| Self::upload_behind(stream, field, tensor, skipped);
         let each = values.iter();
         match dtype {
+            DType::F64 => Err(no_f64(field)),
             DType::F32 => upload(Tensor::F32(values)),
             DType::Bf16 => upload(Tensor::Bf16(
                 &each.map(|&x| bf16::from_f32(x)).collect::<Vec<_>>(),
