@@ -11,11 +11,13 @@
 //! - `cuda` (feature `cuda`) runs the kernels on device memory, on any stream, capturable in a
 //!   graph; the C ABI is `kernels/qae.h`.
 //! - [`Backend`] is what they have in common.
+//! - [`AutoK`] and [`KSchedule`] set the quantile level over a training run.
 //!
 //! Lengths are in tokens, log-probs, entropy and KL in nats, rewards in whatever unit the caller
 //! uses. All results are deterministic. What is not finite is left out and counted
 //! ([`Metrics::check`]).
 
+pub mod auto_k;
 pub mod backend;
 pub mod batch;
 #[cfg(feature = "cli")]
@@ -40,6 +42,7 @@ pub mod selftest;
 #[doc(hidden)]
 pub mod sys;
 
+pub use auto_k::{AutoK, AutoKConfig, AutoKStep, EntropyTarget, KBound, KSchedule};
 pub use backend::{Backend, LogProbsOutput, LogitsOutput, LossOutput, Run};
 pub use batch::{
     Advantages, DType, ImportanceWeight, Layout, LogProbsInput, Logits, LogitsBatch, LogitsLayout,
@@ -59,3 +62,8 @@ pub use reference::AdvantageOutput;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So is that of the page on automatic K.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/auto-k.md")]
+struct AutoKPage;
