@@ -225,7 +225,7 @@ impl Backward {
         let mut outputs = Arguments::new("outputs", outputs).beside(&arguments);
         let d_logits = outputs.needed("d_logits", "the gradient")?;
         inputs.logits.expect_gradient(&d_logits)?;
-        let d_logits = LogitsView::of_rows(d_logits)?;
+        let d_logits = LogitsView::of_rows(d_logits)?.expect_rows_apart()?;
         let is_in_place = inputs.logits.is_same(&d_logits);
         let in_place = is_in_place.then_some(("d_logits", "logits"));
         Ok(Self {

@@ -293,13 +293,13 @@ impl Outputs {
 fn take_gradient(view: TensorView, logits: &LogitsView, is_compact: bool) -> Result<LogitsView> {
     if !is_compact {
         logits.expect_gradient(&view)?;
-        return LogitsView::of_rows(view);
+        return LogitsView::of_rows(view)?.expect_rows_apart();
     }
     view.expect_dtype_of(&logits.tensor)?;
     if let [_, columns] = view.shape[..]
         && columns == logits.vocab_size
     {
-        return LogitsView::of_rows(view);
+        return LogitsView::of_rows(view)?.expect_rows_apart();
     }
     let expected = format!("shape [room, {}], as compact", logits.vocab_size);
     let found = format!("{:?}", view.shape);

@@ -84,6 +84,26 @@ impl LogitsView {
         gradient.expect_shape(&self.tensor.shape)
     }
 
+    /// Whether no element belongs to two rows.
+    pub(crate) fn expect_rows_apart(self) -> Result<Self> {
+        let response = match *self.slots() {
+            [_, width] if width > 0 => (width - 1).saturating_mul(self.row_stride),
+            _ => 0,
+        };
+        let response = response.saturating_add(self.vocab_size);
+        let are_apart = self.row_stride >= self.vocab_size
+            && self.response_stride.is_none_or(|stride| stride >= response);
+        if are_apart || self.tensor.numel() == 0 {
+            return Ok(self);
+        }
+        let found = format!("strides {:?}", self.tensor.strides);
+        Err(Failure::value(
+            self.tensor.name,
+            "rows that do not overlap, one after another",
+            found,
+        ))
+    }
+
     /// Whether `other` has the same elements at the same places.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.tensor.address == other.tensor.address
