@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -335,11 +337,23 @@ def test_as_many_threads_as_torch_uses() -> None:
             outputs = loss_outputs()
             _qae.loss_from_log_probs(loss_inputs(), COUNTED, outputs)
             found.append(outputs["words"])
-        names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+        # A thread names itself once it runs, which may be after the call.
+        deadline = time.monotonic() + 60
+        while "qae-2" not in thread_names() and time.monotonic() < deadline:
+            time.sleep(0.01)
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(words, found[0]) for words in found)
-    assert "qae-2\n" in names
+    assert "qae-2" in thread_names()
+
+
+def thread_names() -> list[str]:
+    tasks = Path("/proc/self/task")
+    names = []
+    for task in tasks.iterdir():
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            names.append(task.joinpath("comm").read_text().strip())
+    return names
 
 
 @pytest.mark.skipif(HAS_EMULATOR, reason="the build has the emulator")
