@@ -1,6 +1,7 @@
 //! The command line: arguments, backends, reports. Public only so that the emulator's example can
 //! be the same command on other backends; not part of the library's interface.
 
+mod analyze;
 mod args;
 mod backends;
 mod difference;
@@ -16,6 +17,7 @@ mod step;
 mod text;
 mod threads;
 
+pub use analyze::{AnalyzeArgs, analyze};
 pub use args::{BackendChoice, Format, RowPolicyChoice, StepArgs};
 pub use backends::{Candidate, candidates};
 pub use difference::Difference;
@@ -41,6 +43,8 @@ pub struct Cli {
 pub enum Command {
     /// Computes advantages, loss and gradient of a batch in a safetensors file.
     Step(Box<StepArgs>),
+    /// Compares the K of quantile advantages on rollouts that a trainer wrote.
+    Analyze(Box<AnalyzeArgs>),
     /// Says what this build and this machine have.
     Info,
     /// Compares the kernels on the GPU with the f64 reference, in built-in cases.
@@ -51,6 +55,7 @@ pub enum Command {
 pub fn run(cli: &Cli) -> ExitCode {
     emit(match &cli.command {
         Command::Step(args) => step(args, &candidates()),
+        Command::Analyze(args) => analyze(args),
         Command::Info => Ok(info::info()),
         Command::Selftest => return run_selftest(),
     })

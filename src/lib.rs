@@ -12,11 +12,14 @@
 //!   graph; the C ABI is `kernels/qae.h`.
 //! - [`Backend`] is what they have in common.
 //! - [`AutoK`] and [`KSchedule`] set the quantile level over a training run.
+//! - `analyze` (feature `cli`) says what each level would do to rollouts that a trainer has dumped.
 //!
 //! Lengths are in tokens, log-probs, entropy and KL in nats, rewards in whatever unit the caller
 //! uses. All results are deterministic. What is not finite is left out and counted
 //! ([`Metrics::check`]).
 
+#[cfg(feature = "cli")]
+pub mod analyze;
 pub mod auto_k;
 pub mod backend;
 pub mod batch;

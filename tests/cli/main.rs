@@ -1,5 +1,6 @@
 //! The binary as a user meets it: reports, files, messages, exit statuses.
 
+mod analyze;
 mod configuration;
 mod failures;
 mod logits;

@@ -31,7 +31,7 @@ fn target_of(path: &Path) -> Result<(PathBuf, Option<std::fs::Permissions>), Str
 
 /// A reader never sees a part of the file: it appears under its name once it is complete. The error
 /// is what was expected and what was found.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), String> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), String> {
     let (path, permissions) = target_of(path)?;
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,

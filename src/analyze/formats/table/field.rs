@@ -1,0 +1,67 @@
+//! The value of a column in a row, whatever the file it stands in.
+
+use crate::analyze::json;
+use std::borrow::Cow;
+
+/// A value of a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::analyze) enum Field<'a> {
+    /// The row has no such column.
+    Missing,
+    Null,
+    Bool(bool),
+    /// As text.
+    Number(&'a [u8]),
+    Integer(i64),
+    Float(f64),
+    Text(&'a [u8]),
+    /// A list of so many values, and its bytes.
+    List(usize, &'a [u8]),
+    Object(&'a [u8]),
+}
+
+impl<'a> Field<'a> {
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::Missing => "no such column",
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Number(_) | Self::Integer(_) | Self::Float(_) => "a number",
+            Self::Text(_) => "text",
+            Self::List(..) => "a list",
+            Self::Object(_) => "an object",
+        }
+    }
+
+    /// A name, which texts, lists and numbers can be.
+    pub(super) fn name(self) -> Option<Cow<'a, [u8]>> {
+        Some(match self {
+            Self::Missing | Self::Null => return None,
+            Self::Bool(value) => Cow::Owned(value.to_string().into_bytes()),
+            Self::Integer(value) => Cow::Owned(value.to_string().into_bytes()),
+            Self::Float(value) => Cow::Owned(value.to_string().into_bytes()),
+            Self::Number(bytes)
+            | Self::Text(bytes)
+            | Self::List(_, bytes)
+            | Self::Object(bytes) => Cow::Borrowed(bytes),
+        })
+    }
+
+    pub(super) fn number(self) -> Option<f64> {
+        match self {
+            Self::Number(text) => json::number(text),
+            Self::Integer(value) => Some(value as f64),
+            Self::Float(value) => Some(value),
+            Self::Bool(value) => Some(f64::from(u8::from(value))),
+            Self::Null => Some(f64::NAN),
+            // What numpy has, verl writes as text.
+            Self::Text(b"True") => Some(1.0),
+            Self::Text(b"False") => Some(0.0),
+            Self::Text(b"nan") => Some(f64::NAN),
+            Self::Text(b"inf") => Some(f64::INFINITY),
+            Self::Text(b"-inf") => Some(f64::NEG_INFINITY),
+            Self::Text(text) => json::number(text),
+            Self::Missing | Self::List(..) | Self::Object(_) => None,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `qae analyze`: arguments to options, the report to text.
+
+mod args;
+mod progress;
+mod rows;
+mod table;
+
+pub use args::AnalyzeArgs;
+
+use super::threads::with_threads;
+use crate::analyze::{Analysis, analyze as run, hide_caught_panics, plot};
+use crate::error::{Error, Result};
+use args::AnalyzeFormat;
+use progress::Bar;
+
+/// Reads the rollouts, writes the plot if there is to be one, and returns the report.
+///
+/// # Errors
+/// Whatever is wrong with the files, the flags or the place for the plot.
+pub fn analyze(args: &AnalyzeArgs) -> Result<String> {
+    hide_caught_panics();
+    let options = args.options();
+    let text = with_threads(|| {
+        let analysis = run(&args.paths, &options, &Bar::new())?;
+        if let Some(path) = &args.plot {
+            check_plot(args)?;
+            plot::write(&analysis, path, args.plot_theme.into())?;
+        }
+        print(&analysis, args)
+    });
+    text.map_err(name_flag)
+}
+
+fn print(analysis: &Analysis, args: &AnalyzeArgs) -> Result<String> {
+    let report = &analysis.report;
+    match args.format {
+        AnalyzeFormat::Table => {
+            let mut text = table::table(report, args.by_step);
+            if let Some(path) = &args.plot {
+                text += &format!(
+                    "\nplot: {}\n",
+                    super::printable::printable(&path.display().to_string())
+                );
+            }
+            Ok(text)
+        }
+        AnalyzeFormat::Csv => rows::csv(report),
+        AnalyzeFormat::Json => {
+            let json = serde_json::to_string_pretty(report);
+            json.map_err(|error| Error::invalid("--format json", "a report", error))
+                .map(|json| json + "\n")
+        }
+    }
+}
+
+/// A plot that replaced one of the inputs would lose it.
+fn check_plot(args: &AnalyzeArgs) -> Result<()> {
+    let Some(plot) = &args.plot else {
+        return Ok(());
+    };
+    let target = plot.canonicalize().ok();
+    for input in &args.paths {
+        if target.is_some() && input.canonicalize().ok() == target {
+            let expected = format!("another file than the input {}", input.display());
+            return Err(Error::invalid("--plot", expected, plot.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Options are named as in the library; the user has flags.
+fn name_flag(error: Error) -> Error {
+    match error {
+        Error::Invalid {
+            field,
+            expected,
+            found,
+        } => {
+            let field = match field.as_str() {
+                "k" => "--k".to_string(),
+                "success_threshold" => "--success-threshold".to_string(),
+                "group_size" => "--group-size".to_string(),
+                _ => field,
+            };
+            Error::Invalid {
+                field,
+                expected,
+                found,
+            }
+        }
+        error => error,
+    }
+}

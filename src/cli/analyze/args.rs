@@ -1,0 +1,174 @@
+//! The arguments of `qae analyze`.
+
+use crate::analyze::plot::Theme;
+use crate::analyze::{Columns, DEFAULT_K, EntropyLevel, Options, RewardTerm, RunFacts};
+use crate::config::{Interpolation, Singleton};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// How the report is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum AnalyzeFormat {
+    /// For reading.
+    Table,
+    /// For programs: everything.
+    Json,
+    /// For spreadsheets: a row for each K, over all steps and at each.
+    Csv,
+}
+
+/// As [`Interpolation`], by the names that the configuration has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum InterpolationChoice {
+    /// The ⌈K·G⌉-th smallest reward (the paper).
+    InvertedCdf,
+    /// Between the neighbors, as torch.quantile (the authors' code).
+    Linear,
+}
+
+/// As [`Singleton`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SingletonChoice {
+    /// Its reward (verl).
+    Reward,
+    /// 0 (TRL).
+    Zero,
+}
+
+/// The colors of a plot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum ThemeChoice {
+    /// On white.
+    #[default]
+    Light,
+    /// On nearly black.
+    Dark,
+}
+
+impl From<ThemeChoice> for Theme {
+    fn from(choice: ThemeChoice) -> Self {
+        match choice {
+            ThemeChoice::Light => Self::Light,
+            ThemeChoice::Dark => Self::Dark,
+        }
+    }
+}
+
+/// Compares the K of quantile advantages on rollouts that a trainer wrote.
+#[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
+pub struct AnalyzeArgs {
+    /// Files, or folders of them: dumps of verl, TRL, NeMo-RL, prime-rl, or any JSONL, CSV or
+    /// parquet file.
+    #[arg(required = true)]
+    pub(super) paths: Vec<PathBuf>,
+    /// Quantile levels in (0, 1) [default: 0.1,0.2,…,0.9].
+    #[arg(long, value_delimiter = ',', value_name = "K,…")]
+    k: Vec<f64>,
+    /// Of the quantile between two rewards.
+    #[arg(long, value_enum, default_value_t = InterpolationChoice::InvertedCdf)]
+    interpolation: InterpolationChoice,
+    /// A reward above this is a success.
+    #[arg(long, default_value_t = 0.5, value_name = "REWARD")]
+    success_threshold: f64,
+    /// The advantage of the only response of a group.
+    #[arg(long, value_enum, default_value_t = SingletonChoice::Reward)]
+    singleton: SingletonChoice,
+    /// How the report is printed.
+    #[arg(long, value_enum, default_value_t = AnalyzeFormat::Table)]
+    pub(super) format: AnalyzeFormat,
+    /// With --format table: the figures of every step as those of all.
+    #[arg(long)]
+    pub(super) by_step: bool,
+    /// With --format json: every group, with its statistics and baselines.
+    #[arg(long)]
+    by_group: bool,
+    /// Draw regimes and sparsity against K, and the active share over steps.
+    #[arg(long, value_name = "FILE.svg|png")]
+    pub(super) plot: Option<PathBuf>,
+    /// The plot's colors.
+    #[arg(long, value_enum, default_value_t, value_name = "THEME")]
+    pub(super) plot_theme: ThemeChoice,
+    /// Leave broken lines out, and count them.
+    #[arg(long)]
+    skip_bad: bool,
+    /// Where the format does not tell.
+    #[command(flatten)]
+    columns: ColumnArgs,
+    /// What no file says.
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Names of columns.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Columns")]
+struct ColumnArgs {
+    /// Names the group (within a step).
+    #[arg(long, value_name = "COLUMN")]
+    group: Option<String>,
+    /// So many neighboring responses are a group.
+    #[arg(long, value_name = "N", conflicts_with_all = ["group", "skip_bad"])]
+    group_size: Option<usize>,
+    /// The reward; several are added up, each times its weight.
+    #[arg(long, value_delimiter = ',', value_name = "COLUMN[=WEIGHT],…")]
+    reward: Vec<RewardTerm>,
+    /// The training step, an integer [default: step, if there is one].
+    #[arg(long, value_name = "COLUMN")]
+    step: Option<String>,
+    /// Tokens of the response, or a text or list whose size stands for them.
+    #[arg(long, value_name = "COLUMN")]
+    length: Option<String>,
+    /// Entropy of the policy, in nats per token [default: entropy, if there is one].
+    #[arg(long, value_name = "COLUMN")]
+    entropy: Option<String>,
+}
+
+/// Facts about the run, for the recommendation.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The run")]
+struct RunArgs {
+    /// The upper clip bound is the wider one (DAPO's 0.28 beside 0.2).
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    clip_higher: Option<bool>,
+    /// The policy's entropy, where you know it.
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    policy_entropy: Option<EntropyLevel>,
+}
+
+impl AnalyzeArgs {
+    pub(super) fn options(&self) -> Options {
+        let columns = &self.columns;
+        Options {
+            k: if self.k.is_empty() {
+                DEFAULT_K.to_vec()
+            } else {
+                self.k.clone()
+            },
+            interpolation: match self.interpolation {
+                InterpolationChoice::InvertedCdf => Interpolation::InvertedCdf,
+                InterpolationChoice::Linear => Interpolation::Linear,
+            },
+            singleton: match self.singleton {
+                SingletonChoice::Reward => Singleton::Reward,
+                SingletonChoice::Zero => Singleton::Zero,
+            },
+            success_threshold: self.success_threshold,
+            columns: Columns {
+                group: columns.group.clone(),
+                rewards: columns.reward.clone(),
+                step: columns.step.clone(),
+                length: columns.length.clone(),
+                entropy: columns.entropy.clone(),
+            },
+            group_size: columns.group_size,
+            skip_bad: self.skip_bad,
+            by_group: self.by_group,
+            run: RunFacts {
+                clip_higher: self.run.clip_higher,
+                entropy: self.run.policy_entropy,
+            },
+        }
+    }
+}
