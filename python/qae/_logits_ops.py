@@ -1,4 +1,4 @@
-"""The operations on logits as ``torch.library`` operations; see ``_ops``."""
+"""The operations on logits as custom torch operations; see ``_ops``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from . import _native, _qae
 from ._ops import (
@@ -93,7 +93,7 @@ def _token_ids(token_ids: Tensor) -> Tensor:
     return token_ids if is_exact else token_ids.to(torch.int64)
 
 
-loss_from_logits = torch.library.custom_op(
+loss_from_logits = library.custom_op(
     "qae::loss_from_logits",
     _loss_from_logits,
     mutates_args=(),
@@ -166,7 +166,7 @@ def _log_probs_backward(
     return d_logits
 
 
-log_probs_from_logits_backward = torch.library.custom_op(
+log_probs_from_logits_backward = library.custom_op(
     "qae::log_probs_from_logits_backward",
     _log_probs_backward,
     mutates_args=(),
@@ -198,7 +198,7 @@ def _log_probs_gradient(
     return gradient, None, None, None
 
 
-log_probs_from_logits = torch.library.custom_op(
+log_probs_from_logits = library.custom_op(
     "qae::log_probs_from_logits",
     _log_probs,
     mutates_args=(),
@@ -225,7 +225,7 @@ def _softmax_stats_fake(logits: Tensor, token_ids: Tensor, *_: Any) -> Tensor:
     return logits.new_empty((*token_ids.shape, 4), dtype=loss_dtype(logits.dtype))
 
 
-softmax_stats = torch.library.custom_op(
+softmax_stats = library.custom_op(
     "qae::softmax_stats",
     _softmax_stats,
     mutates_args=(),
@@ -257,7 +257,7 @@ def _merge_softmax_stats_fake(shards: Tensor, *_: Any) -> tuple[Tensor, ...]:
     )
 
 
-merge_softmax_stats = torch.library.custom_op(
+merge_softmax_stats = library.custom_op(
     "qae::merge_softmax_stats",
     _merge_softmax_stats,
     mutates_args=(),

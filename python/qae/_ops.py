@@ -1,4 +1,4 @@
-"""The operations on rewards and log-probs as ``torch.library`` operations.
+"""The operations on rewards and log-probs as custom torch operations.
 
 Functional: each returns new tensors and touches no other. The fakes give the same shapes and dtypes
 without computing, so that ``torch.compile`` traces through.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from . import _native, _qae
 
@@ -79,7 +79,7 @@ def _advantages_like(rewards: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-advantages = torch.library.custom_op(
+advantages = library.custom_op(
     "qae::advantages",
     _advantages,
     mutates_args=(),
@@ -223,7 +223,7 @@ def _loss_from_log_probs_like(
     )
 
 
-loss_from_log_probs = torch.library.custom_op(
+loss_from_log_probs = library.custom_op(
     "qae::loss_from_log_probs",
     _loss_from_log_probs,
     mutates_args=(),
@@ -277,7 +277,7 @@ def _is_known_as_1(factor: Tensor) -> bool:
         return False
 
 
-loss_of = torch.library.custom_op(
+loss_of = library.custom_op(
     "qae::loss_of",
     _loss_of,
     mutates_args=(),
@@ -294,7 +294,7 @@ def _scale_gradient(gradient: Tensor, grad_loss: Tensor, dtype: torch.dtype) -> 
     return torch.mul(gradient, grad_loss.reshape(1), out=scaled)
 
 
-scale_gradient = torch.library.custom_op(
+scale_gradient = library.custom_op(
     "qae::scale_gradient",
     _scale_gradient,
     mutates_args=(),

@@ -9,7 +9,7 @@ import torch
 from batches import LAYOUTS, expected_loss, parameter, random_batch
 from conftest import UNIT_ROUNDOFF, Backend
 from spies import operation_arguments
-from torch import Tensor
+from torch import Tensor, library
 
 import qae
 from qae import _ops, _qae
@@ -60,7 +60,7 @@ def test_opcheck_loss_from_log_probs(layout: str, dtype: torch.dtype, source: st
         ),
         "loss_from_log_probs",
     )
-    torch.library.opcheck(_ops.loss_from_log_probs, arguments)
+    library.opcheck(_ops.loss_from_log_probs, arguments)
 
 
 def test_opcheck_of_the_smaller_operations() -> None:
@@ -68,15 +68,15 @@ def test_opcheck_of_the_smaller_operations() -> None:
     for groups in (qae.Groups.uniform(12, 4), qae.Groups.from_ids([0, 1, 2] * 4)):
         _, _, *tensors = index = groups.index(torch.device("cpu"))
         arguments = (rewards, *index[4:], *index[:4], "{}")
-        torch.library.opcheck(_ops.advantages, arguments)
+        library.opcheck(_ops.advantages, arguments)
         assert len(tensors) == 5
     words = torch.zeros(_qae.LOSS_WORDS, dtype=torch.int64)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         log_prob = torch.zeros(3, 4, dtype=dtype, requires_grad=True)
         kept = torch.float32 if dtype == torch.float16 else dtype
         gradient = torch.randn(3, 4, dtype=kept)
-        torch.library.opcheck(_ops.loss_of, (log_prob, words, gradient, "test"))
-        torch.library.opcheck(_ops.scale_gradient, (gradient, torch.tensor(0.3), dtype))
+        library.opcheck(_ops.loss_of, (log_prob, words, gradient, "test"))
+        library.opcheck(_ops.scale_gradient, (gradient, torch.tensor(0.3), dtype))
 
 
 # --------------------------------------------------------------------------------------- gradients

@@ -9,7 +9,7 @@ import pytest
 import torch
 from batches import parameter, random_batch
 from conftest import DTYPES, Backend, assert_same, skip_unless_supported
-from torch import Tensor
+from torch import Tensor, library
 
 import qae
 from qae import _logits_ops
@@ -142,13 +142,13 @@ def test_opcheck_of_the_other_operations(dtype: torch.dtype) -> None:
     logits, ids = batch.logits, batch.token_ids
     for mask in (None, batch.mask):
         arguments = (parameter(logits), ids, mask, 0.7)
-        torch.library.opcheck(_logits_ops.log_probs_from_logits, arguments)
+        library.opcheck(_logits_ops.log_probs_from_logits, arguments)
     stats = qae.softmax_stats(logits, ids, vocab_start=0)
-    torch.library.opcheck(_logits_ops.softmax_stats, (logits, ids, 0, 0.7))
-    torch.library.opcheck(_logits_ops.merge_softmax_stats, (stats[None], 0.7))
+    library.opcheck(_logits_ops.softmax_stats, (logits, ids, 0, 0.7))
+    library.opcheck(_logits_ops.merge_softmax_stats, (stats[None], 0.7))
     gradients = (torch.rand(12, 9), torch.rand(12, 9))
     for start in (None, 0):
-        torch.library.opcheck(
+        library.opcheck(
             _logits_ops.log_probs_from_logits_backward,
             (logits, ids, stats, *gradients, batch.mask, start, 0.7),
         )

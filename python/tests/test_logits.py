@@ -18,7 +18,7 @@ from batches import (
 )
 from conftest import DTYPES, Backend, assert_same, skip_unless_supported
 from spies import operation_arguments, pointers
-from torch import Tensor
+from torch import Tensor, library
 
 import qae
 from qae import _logits_ops, _qae
@@ -288,4 +288,4 @@ def test_opcheck_loss_from_logits(layout: str, dtype: torch.dtype, needs_gradien
         ),
         "loss_from_logits",
     )
-    torch.library.opcheck(_logits_ops.loss_from_logits, arguments)
+    library.opcheck(_logits_ops.loss_from_logits, arguments)
