@@ -1,6 +1,7 @@
 //! Automatic K and the schedules: hand-computed sequences, bounds, resuming, refusals.
 
 use qae::{AutoK, AutoKConfig, EntropyTarget, KBound, KSchedule};
+use qae_test_support::Random;
 
 fn controller(change: impl FnOnce(&mut AutoKConfig)) -> qae::Result<AutoK> {
     let mut config = AutoKConfig::default();
@@ -12,17 +13,10 @@ fn resumed(auto_k: &AutoK) -> AutoK {
     serde_json::from_str(&serde_json::to_string(auto_k).unwrap()).unwrap()
 }
 
-/// A stream of entropies (splitmix64) from far below to far above 1 nat.
+/// Entropies from far below to far above 1 nat.
 fn entropies(seed: u64) -> impl Iterator<Item = f64> {
-    let mut state = seed;
-    std::iter::repeat_with(move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let unit = ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64;
-        (8.0 * unit - 4.0).exp()
-    })
+    let mut random = Random(seed);
+    std::iter::repeat_with(move || (8.0 * random.unit() - 4.0).exp())
 }
 
 #[test]

@@ -69,26 +69,3 @@ fn assert_exact_zeros(advantage: &[f64], what: &str) {
         "{what}: {advantage:?}"
     );
 }
-
-/// A stream of pseudo-random numbers (splitmix64), the same on every platform.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In 0..end.
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// In [0, 1).
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}

@@ -1,8 +1,9 @@
 //! The rank against exact rational arithmetic; quantiles against sorting.
 
-use crate::{Random, assert_close};
+use crate::assert_close;
 use qae::Interpolation;
 use qae::reference::{quantile, rank};
+use qae_test_support::Random;
 
 #[test]
 fn rank_is_that_of_exact_arithmetic_on_the_decimal() {

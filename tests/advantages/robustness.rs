@@ -1,7 +1,8 @@
 //! Values that are not finite, every form of groups, large groups, refusals, determinism.
 
-use crate::{Random, assert_close, assert_exact_zeros, quantile_config, runners, unscaled};
+use crate::{assert_close, assert_exact_zeros, quantile_config, runners, unscaled};
 use qae::{AdvantageConfig, Baseline, Gate, GroupMetrics, Groups, Interpolation, cpu, reference};
+use qae_test_support::Random;
 
 fn every_baseline() -> [Baseline; 4] {
     let quantile = |interpolation| Baseline::Quantile {
@@ -91,7 +92,7 @@ fn one_finite_reward_is_a_singleton_and_none_is_nothing() {
 fn groups_in_any_order_and_of_any_size_are_independent() {
     let mut random = Random(2);
     for _ in 0..50 {
-        let n = 1 + random.below(60) as usize;
+        let n = 1 + random.below(60);
         let ids: Vec<i64> = (0..n).map(|_| random.below(7) as i64 - 3).collect();
         let rewards: Vec<f32> = (0..n).map(|_| random.below(4) as f32 / 3.0).collect();
         let groups = Groups::from_ids(&ids).unwrap();

@@ -1,5 +1,6 @@
 //! Every `__syncthreads` is needed: without it a detector fires or the result is wrong.
 
+use qae_test_support::Random;
 use std::collections::BTreeSet;
 
 use qae::{AdvantageConfig, Groups};
@@ -12,7 +13,7 @@ use crate::logits_case::LogitsCase;
 use crate::logits_compare::bits as logits_bits;
 use crate::logits_order;
 use crate::order::cases;
-use crate::random::{Random, rewards};
+use crate::random::rewards;
 
 /// Barriers whose absence cannot show, as the n-th site of a file, and why.
 const UNSEEN: [(&str, usize, &str); 1] = [(

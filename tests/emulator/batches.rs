@@ -1,10 +1,11 @@
 //! Whole batches and their parts: what other libraries get wrong when a batch is cut, or is large.
 
 use qae::{Aggregation, Config, DType, Groups, MetricsScope, Normalizer, Objective};
+use qae_test_support::Random;
 
 use crate::case::{Case, Rows, Source, Values};
 use crate::compare::{TOLERANCE, check};
-use crate::random::{Random, fill, rewards, vec_of};
+use crate::random::{fill, rewards, vec_of};
 
 const WIDTH: usize = 37;
 

@@ -9,9 +9,10 @@ use qae::{
     Aggregation, Baseline, DType, Gradient, Groups, Interpolation, MetricsScope, Normalizer,
     Objective,
 };
+use qae_test_support::Random;
 
 use crate::case::{Case, Rows, Source, Values};
-use crate::random::{Random, kls, vec_of};
+use crate::random::{kls, vec_of};
 
 /// Bytes moved over the floor that the project promises.
 const MOST: f64 = 1.02;

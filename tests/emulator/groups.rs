@@ -4,10 +4,11 @@ use qae::{
     AdvantageConfig, Aggregation, Baseline, DType, Groups, Interpolation, Objective, reference,
 };
 use qae_emulator::{AdvantageRun, EmulatorBackend};
+use qae_test_support::Random;
 
 use crate::case::{Case, Rows, Source};
 use crate::compare::{check, check_values};
-use crate::random::{Random, advantage_config, fill, groups, rewards, vec_of};
+use crate::random::{advantage_config, fill, groups, rewards, vec_of};
 
 /// Around a warp and the 1,024 up to which a group is computed in the fused launch.
 const SIZES: [usize; 12] = [1, 2, 31, 32, 33, 64, 255, 257, 1000, 1023, 1024, 1025];

@@ -5,11 +5,12 @@ use qae::batch::LogProbsInput;
 use qae::params::RowPolicy;
 use qae::{DType, Gradient, Logits, Tensor, reference};
 use qae_emulator::{EmulatorBackend, LogitsPlacement, Options, Order};
+use qae_test_support::Random;
 
 use crate::case::Values;
 use crate::compare::TOLERANCE;
 use crate::logits_compare::{RowError, rounding};
-use crate::random::{Random, vec_of};
+use crate::random::vec_of;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 

@@ -4,9 +4,10 @@ use half::{bf16, f16};
 use qae::batch::{LogitsBatch, LogitsLayout};
 use qae::{Advantages, Config, DType, ImportanceWeight, Logits, reference};
 use qae_emulator::EmulatorBackend;
+use qae_test_support::Random;
 
 use crate::case::{Case, Rows, Source, Values, Weight};
-use crate::random::{Random, vec_of};
+use crate::random::vec_of;
 
 /// Everything of one call.
 #[derive(Clone, Debug)]

@@ -3,11 +3,12 @@
 use qae::params::RowPolicy;
 use qae::{DType, Gradient, MetricsScope, Objective};
 use qae_emulator::{LogitsRun, Options};
+use qae_test_support::Random;
 
 use crate::case::{Rows, Source, Values};
 use crate::logits_case::LogitsCase;
 use crate::logits_compare::{bits, check, check_output};
-use crate::random::{Random, vec_of};
+use crate::random::vec_of;
 
 const POLICIES: [RowPolicy; 2] = [RowPolicy::Cluster, RowPolicy::Block];
 

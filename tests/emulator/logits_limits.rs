@@ -2,12 +2,13 @@
 
 use qae::params::RowPolicy;
 use qae::{Aggregation, Config, DType, Gradient, Groups, MetricsScope, Normalizer};
+use qae_test_support::Random;
 
 use crate::case::{Rows, Source, Values};
 use crate::compare::TOLERANCE;
 use crate::logits_case::LogitsCase;
 use crate::logits_compare::check;
-use crate::random::{Random, rewards, vec_of};
+use crate::random::{rewards, vec_of};
 
 /// More rows, and more responses, than the 65,535 of a grid's other dimensions.
 #[test]

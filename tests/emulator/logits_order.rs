@@ -4,12 +4,13 @@
 use qae::params::RowPolicy;
 use qae::{Aggregation, DType, Gradient, Groups, MetricsScope, Objective};
 use qae_emulator::{EmulatorBackend, Options, Order};
+use qae_test_support::Random;
 
 use crate::case::{Rows, Source};
 use crate::logits_case::{LogitsCase, Slots};
 use crate::logits_compare::bits;
 use crate::logits_random::case as random_case;
-use crate::random::{Random, rewards, vec_of};
+use crate::random::{rewards, vec_of};
 
 const ORDERS: [Order; 3] = [Order::Sequential, Order::Random(1), Order::Random(2)];
 

@@ -4,11 +4,12 @@
 use qae::params::RowPolicy;
 use qae::{Aggregation, Config, DType, Gradient, Objective};
 use qae_emulator::{EmulatorBackend, LogitsPlacement, Options};
+use qae_test_support::Random;
 
 use crate::case::{Rows, Values, Weight};
 use crate::logits_case::{LogitsCase, Slots};
 use crate::logits_compare::check;
-use crate::random::{self, Random, vec_of};
+use crate::random::{self, vec_of};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 

@@ -2,10 +2,11 @@
 
 use qae::{AdvantageConfig, Aggregation, Config, DType, Groups, Objective};
 use qae_emulator::{EmulatorBackend, Options, Order};
+use qae_test_support::Random;
 
 use crate::case::{Case, Rows, Source, Values};
 use crate::compare::bits;
-use crate::random::{Random, case, fill, kls, rewards, vec_of};
+use crate::random::{case, fill, kls, rewards, vec_of};
 
 const ORDERS: [Order; 6] = [
     Order::Sequential,

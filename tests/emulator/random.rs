@@ -5,43 +5,9 @@ use qae::{
     Kl, KlEstimator, MetricsScope, Normalizer, Objective, Scale, Singleton,
 };
 use qae_emulator::EmulatorBackend;
+use qae_test_support::Random;
 
 use crate::case::{Case, Rows, Source, Values, Weight};
-
-/// A stream of pseudo-random numbers (splitmix64), the same on every platform.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In 0..end.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// In [low, high), a multiple of (high − low) · 2⁻¹⁶.
-    pub fn between(&mut self, low: f32, high: f32) -> f32 {
-        low + self.below(1 << 16) as f32 * (high - low) / 65536.0
-    }
-
-    pub fn coin(&mut self) -> bool {
-        self.below(2) == 0
-    }
-
-    pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())].clone()
-    }
-
-    pub fn values(&mut self, len: usize, low: f32, high: f32) -> Vec<f32> {
-        (0..len).map(|_| self.between(low, high)).collect()
-    }
-}
 
 /// Every objective, with and without each of its options.
 pub fn objectives() -> Vec<Objective> {

@@ -1,11 +1,12 @@
 //! T2 and T3: where the baseline moves entropy, and where it cannot.
 
 use crate::policy::{Policy, expectation};
-use crate::{Random, assert_close};
+use crate::{assert_close, both_outcomes};
 use qae::{
     AdvantageConfig, Advantages, Aggregation, Baseline, Config, Groups, ImportanceWeight,
     Interpolation, Layout, Logits, LogitsBatch, Normalizer, Objective, Scale, Tensor, reference,
 };
+use qae_test_support::Random;
 
 /// δ = η · π∘(r − b), the update of 2509.22611.
 fn papers_update(policy: &Policy, rewards: &[f32], step: f64, baseline: f64) -> Vec<f64> {
@@ -36,7 +37,7 @@ fn entropy_rises_with_the_baseline_to_first_order() {
     let mut random = Random(4);
     for _ in 0..1000 {
         let policy = Policy::random(&mut random);
-        let rewards = random.both_outcomes(policy.len());
+        let rewards = both_outcomes(&mut random, policy.len());
         let step = 10_f64.powf(-3.0 * random.unit());
         let first_order = |baseline| {
             -policy.covariance_with_log(&papers_update(&policy, &rewards, step, baseline))
@@ -50,7 +51,7 @@ fn entropy_rises_with_the_baseline_to_first_order() {
             assert_close(first_order(baseline), expected, 1e-14, "linear in b");
         }
         // The crate's baselines on binary rewards are the two ends (Prop. 4.2).
-        let group = random.both_outcomes(8);
+        let group = both_outcomes(&mut random, 8);
         let k = random.pick(&[0.2, 0.4, 0.6, 0.8]);
         let found = first_order(quantile_baseline(&group, k));
         let successes = group.iter().filter(|&&r| r == 1.0).count() as f64;
@@ -65,7 +66,7 @@ fn on_a_uniform_support_no_baseline_moves_entropy() {
     let mut random = Random(5);
     for _ in 0..200 {
         let actions = 2 + random.below(30);
-        let level = f64::from(random.grid());
+        let level = f64::from(random.between(-1.0, 1.0));
         let mut logits = vec![level; actions];
         // Support: at least one action, whatever the others are.
         for _ in 0..random.below(actions) {
@@ -75,7 +76,7 @@ fn on_a_uniform_support_no_baseline_moves_entropy() {
         let policy = Policy::new(&logits);
         let slope = policy.covariance_with_log(&policy.probability);
         assert_close(slope, 0.0, 1e-15, "slope");
-        for reward in [vec![1.0; actions], random.both_outcomes(actions)] {
+        for reward in [vec![1.0; actions], both_outcomes(&mut random, actions)] {
             for baseline in [0.0, 1.0] {
                 let update = papers_update(&policy, &reward, 0.1, baseline);
                 let first_order = policy.covariance_with_log(&update);
@@ -91,7 +92,7 @@ fn entropy_after_the_step_is_ordered_where_the_slope_exceeds_the_bound() {
     let (mut ordered, mut undecided) = (0, 0);
     for _ in 0..5000 {
         let policy = Policy::random(&mut random);
-        let rewards = random.both_outcomes(policy.len());
+        let rewards = both_outcomes(&mut random, policy.len());
         let step = 10_f64.powf(-4.0 * random.unit());
         let updates = [0.0, 1.0].map(|b| papers_update(&policy, &rewards, step, b));
         let bounds = updates.each_ref().map(|u| policy.remainder_bound(u));
@@ -121,7 +122,7 @@ fn the_true_gradients_do_not_see_a_constant_baseline() {
     let mut random = Random(7);
     for _ in 0..1000 {
         let policy = Policy::random(&mut random);
-        let rewards = random.both_outcomes(policy.len());
+        let rewards = both_outcomes(&mut random, policy.len());
         let step = 2.0 * random.unit();
         let advantage =
             |b: f64| -> Vec<f64> { rewards.iter().map(|&r| f64::from(r) - b).collect() };
@@ -176,7 +177,7 @@ fn nor_does_the_gradient_of_the_crate() {
     let mut random = Random(8);
     for _ in 0..200 {
         let policy = Policy::random(&mut random);
-        let rewards = random.both_outcomes(policy.len());
+        let rewards = both_outcomes(&mut random, policy.len());
         let step = 2.0 * random.unit();
         let after = |baseline: f32| {
             let gradient = gradient_of_crate(&policy, &rewards, baseline);

@@ -1,13 +1,14 @@
 //! T1: |ΔH + Cov_π(log π, δ)| ≤ ½ R² (¼ + 2 ln n), for any change δ of n logits with range R.
 
+use crate::assert_close;
 use crate::policy::{Policy, of_crate};
-use crate::{Random, assert_close};
+use qae_test_support::Random;
 
 /// A change that keeps the logits exact in f32.
 fn change(random: &mut Random, actions: usize) -> Vec<f64> {
     let scale = random.pick(&[0.0078125_f32, 0.0625, 0.5, 2.0, 8.0]);
     (0..actions)
-        .map(|_| f64::from(scale * random.grid()))
+        .map(|_| f64::from(scale * random.between(-1.0, 1.0)))
         .collect()
 }
 

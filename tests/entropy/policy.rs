@@ -1,7 +1,8 @@
 //! A softmax policy over a few actions in f64, independent of the crate, which it is compared with.
 
-use crate::{Random, assert_close};
+use crate::assert_close;
 use qae::{LogProbsInput, Logits, Tensor, reference};
+use qae_test_support::Random;
 
 pub struct Policy {
     pub logits: Vec<f64>,
@@ -32,7 +33,7 @@ impl Policy {
         let scale = random.pick(&[0.125_f32, 1.0, 4.0, 16.0]);
         let actions = 2 + random.below(64);
         let logits: Vec<f64> = (0..actions)
-            .map(|_| f64::from(scale * random.grid()))
+            .map(|_| f64::from(scale * random.between(-1.0, 1.0)))
             .collect();
         Self::new(&logits)
     }

@@ -1,10 +1,11 @@
 //! T4: on binary rewards one sign acts, and how many responses it has.
 
-use crate::Random;
+use crate::both_outcomes;
 use qae::{
     AdvantageConfig, Advantages, Baseline, Config, Groups, Interpolation, Layout, Tensor,
     TokenBatch, cpu, reference,
 };
+use qae_test_support::Random;
 
 fn config(k: f64) -> AdvantageConfig {
     AdvantageConfig {
@@ -67,7 +68,7 @@ fn random_groups_of_any_size_in_any_order() {
         for id in 0..1 + random.below(6) as i64 {
             let group = {
                 let size = 2 + random.below(300);
-                random.both_outcomes(size)
+                both_outcomes(&mut random, size)
             };
             ids.resize(ids.len() + group.len(), id);
             rewards.extend(group);
@@ -96,9 +97,9 @@ fn the_loss_acts_on_these_responses_and_no_others() {
     let mut random = Random(10);
     for _ in 0..100 {
         let size = 2 + random.below(30);
-        let rewards = random.both_outcomes(size);
+        let rewards = both_outcomes(&mut random, size);
         let per_mille = 1 + random.below(999);
-        let log_prob: Vec<f32> = (0..size).map(|_| random.grid() - 2.0).collect();
+        let log_prob: Vec<f32> = (0..size).map(|_| random.between(-1.0, 1.0) - 2.0).collect();
         let batch = TokenBatch {
             layout: Layout::padded(size, 1),
             mask: None,

@@ -2,11 +2,12 @@
 //! √((1 − p) / p) if it is easy.
 
 use crate::policy::Policy;
-use crate::{Random, assert_close};
+use crate::{assert_close, both_outcomes};
 use qae::{
     AdvantageConfig, Advantages, Aggregation, Baseline, Config, Groups, Interpolation, Layout,
     Logits, LogitsBatch, Objective, Scale, Tensor, reference,
 };
+use qae_test_support::Random;
 
 /// As in the proof: the standard deviation of the group itself, nothing added.
 fn config(k: f64) -> AdvantageConfig {
@@ -44,7 +45,7 @@ fn the_mean_advantage_of_a_group_is_its_weight() {
     let mut random = Random(11);
     for _ in 0..2000 {
         let size = 2 + random.below(255);
-        let rewards = random.both_outcomes(size);
+        let rewards = both_outcomes(&mut random, size);
         let per_mille = 1 + random.below(999);
         let groups = Groups::uniform(size, size).unwrap();
         let out =
@@ -108,7 +109,7 @@ fn the_gradient_of_a_group_is_its_weight_times_the_mean_score() {
     for _ in 0..500 {
         let policy = Policy::random(&mut random);
         let size = 2 + random.below(31);
-        let rewards = random.both_outcomes(size);
+        let rewards = both_outcomes(&mut random, size);
         let actions: Vec<i32> = (0..size)
             .map(|_| random.below(policy.len()) as i32)
             .collect();

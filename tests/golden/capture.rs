@@ -1,10 +1,9 @@
 //! The TRL capture (data/), which has log-probs and the logits that they come from.
 
-use crate::{
-    Reference, assert_within, backends, compute, largest_error, relative_error, root, written,
-};
+use crate::{assert_within, backends, compute, largest_error, relative_error, root, written};
 use qae::config_json::ConfigFile;
 use qae::io::{Case, Level, TensorFile};
+use qae_test_support::Reference;
 use serde_json::Value;
 
 fn capture() -> (TensorFile, Value) {

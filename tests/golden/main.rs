@@ -10,46 +10,12 @@ mod token;
 mod tolerance;
 
 use qae::io::{Batch, Case, Precision, Provenance, Results, TensorFile, write_output};
-use qae::{
-    Backend, Config, CpuBackend, LogProbsInput, LogProbsOutput, LogitsBatch, LogitsOutput,
-    LossOutput, Run, TokenBatch, reference,
-};
+use qae::{Backend, Config, CpuBackend, LogProbsOutput, LogitsOutput, LossOutput};
 use qae_emulator::EmulatorBackend;
+use qae_test_support::Reference;
 use serde_json::Value;
 use std::path::PathBuf;
 use tolerance::Tolerance;
-
-struct Reference;
-
-fn timeless<T>(output: T) -> Run<T> {
-    Run {
-        output,
-        bytes_moved: 0,
-        seconds: None,
-    }
-}
-
-impl Backend for Reference {
-    fn name(&self) -> String {
-        "reference".to_string()
-    }
-
-    fn loss_from_log_probs(&self, batch: &TokenBatch<'_>, config: &Config) -> qae::Result<Run> {
-        reference::loss_from_log_probs(batch, config).map(timeless)
-    }
-
-    fn loss_from_logits(
-        &self,
-        batch: &LogitsBatch<'_>,
-        config: &Config,
-    ) -> qae::Result<Run<LogitsOutput>> {
-        reference::loss_from_logits(batch, config).map(timeless)
-    }
-
-    fn log_probs_from_logits(&self, input: &LogProbsInput<'_>) -> qae::Result<Run<LogProbsOutput>> {
-        reference::log_probs_from_logits(input).map(timeless)
-    }
-}
 
 fn backends() -> Vec<(Box<dyn Backend>, Tolerance)> {
     vec![

@@ -1,6 +1,7 @@
 //! Rows that own their tensors.
 
 use qae::{LogProbsInput, Logits, Tensor};
+use qae_test_support::Random;
 
 /// Contiguous f32 rows.
 #[derive(Clone)]
@@ -51,28 +52,5 @@ impl Rows {
 
     pub fn row(&self, row: usize) -> &[f32] {
         &self.logits[row * self.vocab_size..][..self.vocab_size]
-    }
-}
-
-/// A stream of pseudo-random numbers (splitmix64), the same on every platform.
-pub struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In 0..end.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// In [0, end), a multiple of end · 2⁻¹⁶.
-    pub fn grid(&mut self, end: f32) -> f32 {
-        self.below(1 << 16) as f32 * end / 65536.0
     }
 }

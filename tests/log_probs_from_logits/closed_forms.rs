@@ -1,7 +1,8 @@
 //! Log-probs, entropies and gradients that can be written down.
 
 use crate::case::Rows;
-use crate::{TOLERANCE, assert_close, backends, backward, bits, forward};
+use crate::{TOLERANCE, backends, backward, forward};
+use qae_test_support::{assert_close, bits};
 
 #[test]
 fn a_uniform_row_has_the_entropy_of_its_vocabulary() {

@@ -1,9 +1,9 @@
 //! The parallel form has the bits of the serial reference, on any number of threads.
 
-use crate::bits;
 use crate::case::Rows;
 use half::{bf16, f16};
 use qae::{LogProbsInput, Logits, Tensor, cpu, reference};
+use qae_test_support::bits;
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {

@@ -1,8 +1,9 @@
 //! Infinite, huge and unusable logits.
 
 use crate::case::Rows;
-use crate::{TOLERANCE, assert_close, backends, backward, bits, forward};
+use crate::{TOLERANCE, backends, backward, forward};
 use qae::{Backend, LogProbsOutput};
+use qae_test_support::{assert_close, bits};
 
 const NEG_INF: f32 = f32::NEG_INFINITY;
 

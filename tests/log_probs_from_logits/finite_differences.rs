@@ -1,8 +1,9 @@
 //! The gradient against differences of log-prob and entropy.
 
-use crate::case::{Random, Rows};
-use crate::{assert_close, backends, backward};
+use crate::case::Rows;
+use crate::{backends, backward};
 use qae::reference;
+use qae_test_support::{Random, assert_close};
 
 /// A power of two that keeps the perturbed f32 inputs exact.
 const STEP: f32 = 1.0 / 256.0;

@@ -1,9 +1,10 @@
 //! Which rows are read, where they lie, and in which dtype.
 
 use crate::case::Rows;
-use crate::{backends, backward, bits, forward};
+use crate::{backends, backward, forward};
 use half::{bf16, f16};
 use qae::{Backend, CpuBackend, LogProbsInput, Logits, Tensor};
+use qae_test_support::bits;
 
 #[test]
 fn masked_rows_leave_no_trace() {

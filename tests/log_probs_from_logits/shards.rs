@@ -1,11 +1,12 @@
 //! A parallel vocabulary: shards of a row merge to the whole, however it is split.
 
-use crate::case::{Random, Rows};
-use crate::{TOLERANCE, assert_close, bits};
+use crate::TOLERANCE;
+use crate::case::Rows;
 use qae::Tensor;
 use qae::reference::{
     RowShard, SoftmaxStats, log_probs_from_logits, log_probs_from_logits_backward,
 };
+use qae_test_support::{Random, assert_close, bits};
 
 const TEMPERATURE: f64 = 0.7;
 

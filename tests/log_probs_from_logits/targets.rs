@@ -1,11 +1,11 @@
 //! Results in the caller's memory are those of the reference, rounded once, and nothing else is
 //! written.
 
-use crate::bits;
 use crate::case::Rows;
 use half::{bf16, f16};
 use qae::cpu::{self, LogProbsTargets};
 use qae::{LogProbsInput, Logits, LogitsMut, Tensor, TensorMut, reference};
+use qae_test_support::bits;
 
 const ROWS: usize = 11;
 const VOCAB: usize = 13;

@@ -1,9 +1,10 @@
 //! The CPU path takes tokens in blocks: rows of any length, whatever stands in them, have the bits
 //! of the reference.
 
-use crate::case::{Advantage, Case, Owned, Random, Weight, aggregations, kls, objectives};
+use crate::case::Case;
 use crate::determinism::assert_same_bits;
 use qae::{Config, DType, Gradient, Layout, MetricsScope, TokenBatch, cpu, reference};
+use qae_test_support::{Advantage, Owned, Random, Weight, aggregations, kls, objectives};
 
 /// Around the length of a block, and of what one instruction takes.
 const WIDTHS: [usize; 10] = [1, 3, 8, 9, 64, 127, 128, 129, 255, 300];

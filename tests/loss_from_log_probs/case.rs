@@ -1,9 +1,7 @@
 //! Batches that own their tensors, and every kind of configuration.
 
-use qae::{
-    Advantages, Aggregation, Config, DType, ImportanceWeight, Kl, KlEstimator, Layout, Objective,
-    Tensor, TokenBatch,
-};
+use qae::{Config, ImportanceWeight, Layout, Tensor, TokenBatch};
+use qae_test_support::{Advantage, Random, Weight, objectives};
 
 /// Log-ratios that keep away from every bound, cap and clamp of [`objectives`] and [`kls`].
 const LOG_RATIOS: [f32; 8] = [-3.0, -0.5, -0.125, 0.0625, 0.125, 0.375, 0.875, 3.0];
@@ -19,28 +17,6 @@ pub struct Case {
     pub ref_log_prob: Option<Vec<f32>>,
     pub weight: Weight,
     pub advantage: Advantage,
-}
-
-#[derive(Clone)]
-pub enum Weight {
-    None,
-    PerToken(Vec<f32>),
-    PerResponse(Vec<f32>),
-}
-
-#[derive(Clone)]
-pub enum Advantage {
-    PerToken(Vec<f32>),
-    PerResponse(Vec<f32>),
-}
-
-impl Advantage {
-    pub fn borrow(&self) -> Advantages<'_> {
-        match self {
-            Self::PerToken(values) => Advantages::PerToken(values),
-            Self::PerResponse(values) => Advantages::PerResponse(values),
-        }
-    }
 }
 
 impl Case {
@@ -139,127 +115,10 @@ impl Case {
     }
 }
 
-/// Every objective, with and without each of its options.
-pub fn objectives() -> Vec<Objective> {
-    let clip = |low, high, dual_clip, ratio_cap| Objective::Clip {
-        low,
-        high,
-        dual_clip,
-        ratio_cap,
-    };
-    let (low, high) = (Some(0.2), Some(0.28));
-    let gspo = |log_ratio_max| Objective::Gspo {
-        low,
-        high,
-        log_ratio_max,
-    };
-    vec![
-        clip(low, high, None, None),
-        clip(low, high, Some(3.0), None),
-        clip(low, high, None, Some(2.0)),
-        clip(None, None, None, None),
-        gspo(None),
-        gspo(Some(0.25)),
-        Objective::Cispo { low, high },
-        Objective::Cispo { low: None, high },
-        Objective::Sapo {
-            tau_positive: 1.0,
-            tau_negative: 1.05,
-        },
-        Objective::Reinforce,
-    ]
-}
-
-/// Every KL term, and none.
-pub fn kls() -> Vec<Option<Kl>> {
-    let kl = |estimator, clamp| {
-        Some(Kl {
-            estimator,
-            coef: 0.375,
-            clamp,
-        })
-    };
-    vec![
-        None,
-        kl(KlEstimator::K1, false),
-        kl(KlEstimator::K2, false),
-        kl(KlEstimator::K3, false),
-        kl(KlEstimator::K3, true),
-    ]
-}
-
-pub fn aggregations() -> [Aggregation; 4] {
-    [
-        Aggregation::TokenMean,
-        Aggregation::SeqMeanTokenMean,
-        Aggregation::SeqMeanTokenSum,
-        Aggregation::SeqMeanTokenSumNorm { scale: 7.0 },
-    ]
-}
-
 /// The default objective without its dual clip.
 pub fn plain_clip() -> Config {
     Config {
         objective: objectives()[0],
         ..Config::default()
-    }
-}
-
-/// A tensor of another dtype, owned.
-pub enum Owned {
-    F64(Vec<f64>),
-    F32(Vec<f32>),
-    Bf16(Vec<half::bf16>),
-    F16(Vec<half::f16>),
-}
-
-impl Owned {
-    /// `values` rounded to `dtype`.
-    pub fn new(dtype: DType, values: &[f32]) -> Self {
-        let each = values.iter().copied();
-        match dtype {
-            DType::F64 => Self::F64(each.map(f64::from).collect()),
-            DType::F32 => Self::F32(values.to_vec()),
-            DType::Bf16 => Self::Bf16(each.map(half::bf16::from_f32).collect()),
-            DType::F16 => Self::F16(each.map(half::f16::from_f32).collect()),
-        }
-    }
-
-    pub fn tensor(&self) -> Tensor<'_> {
-        match self {
-            Self::F64(values) => Tensor::F64(values),
-            Self::F32(values) => Tensor::F32(values),
-            Self::Bf16(values) => Tensor::Bf16(values),
-            Self::F16(values) => Tensor::F16(values),
-        }
-    }
-
-    /// The values that were rounded to, as f32.
-    pub fn widened(&self) -> Vec<f32> {
-        let tensor = self.tensor();
-        (0..tensor.len()).map(|i| tensor.get(i) as f32).collect()
-    }
-}
-
-/// A stream of pseudo-random numbers (splitmix64), the same on every platform.
-pub struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In 0..end.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// In [0, end), a multiple of end · 2⁻¹⁶.
-    pub fn grid(&mut self, end: f32) -> f32 {
-        self.below(1 << 16) as f32 * end / 65536.0
     }
 }

@@ -1,8 +1,9 @@
 //! Losses and gradients that can be written down.
 
-use crate::case::{Advantage, Case, Weight, kls, objectives, plain_clip};
-use crate::{Reference, Runner, runners};
+use crate::case::{Case, plain_clip};
+use crate::{Runner, runners};
 use qae::{Advantages, Config, Groups, Kl, KlEstimator, Objective};
+use qae_test_support::{Advantage, Reference, Weight, kls, objectives};
 
 /// Asserts mean loss and gradient of a case of one row, the gradient given before the mean.
 fn assert_row(runner: &Runner, case: &Case, config: &Config, loss: f64, gradient: &[f64]) {

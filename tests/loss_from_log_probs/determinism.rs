@@ -1,8 +1,8 @@
 //! The parallel form has the bits of the serial reference, on any number of threads.
 
-use crate::bits;
-use crate::case::{Case, aggregations, kls, objectives};
+use crate::case::Case;
 use qae::{Config, LossOutput, MetricsScope, TensorMut, cpu, reference};
+use qae_test_support::{aggregations, bits, kls, objectives};
 
 pub fn assert_same_bits(found: &LossOutput, expected: &LossOutput) {
     let sums = |output: &LossOutput| {

@@ -1,8 +1,9 @@
 //! The gradient against central differences of the loss, away from the kinks.
 
-use crate::case::{Advantage, Case, Random, Weight, aggregations, kls, objectives};
-use crate::{assert_close, runners};
+use crate::case::Case;
+use crate::runners;
 use qae::{Config, Normalizer, Objective, reference};
+use qae_test_support::{Advantage, Random, Weight, aggregations, assert_close, kls, objectives};
 
 /// A power of two that keeps the perturbed f32 inputs exact.
 const STEP: f32 = 1.0 / 8192.0;

@@ -1,8 +1,9 @@
 //! Responses and tokens that do not act leave no trace, whatever they hold.
 
-use crate::case::{Advantage, Case, Weight, kls, objectives};
-use crate::{bits, runners};
+use crate::case::Case;
+use crate::runners;
 use qae::{Config, Gradient, Metrics, MetricsScope, TensorMut, cpu};
+use qae_test_support::{Advantage, Weight, bits, kls, objectives};
 
 const POISONS: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30];
 

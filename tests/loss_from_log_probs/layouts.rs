@@ -1,8 +1,9 @@
 //! The same tokens in every layout and dtype give the same.
 
-use crate::case::{Case, Owned, kls, objectives};
-use crate::{bits, runners};
+use crate::case::Case;
+use crate::runners;
 use qae::{Config, DType, Gradient, ImportanceWeight, Layout, Tensor, TensorMut, TokenBatch, cpu};
+use qae_test_support::{Owned, bits, kls, objectives};
 
 const WIDTH: usize = 6;
 const LENGTHS: [i32; 5] = [6, 0, 3, 1, 5];

@@ -1,11 +1,12 @@
 //! Values that are not finite in tokens that act: left out, counted, and nothing else changes.
 
-use crate::case::{Advantage, Case, Weight, kls, objectives, plain_clip};
-use crate::{bits, runners};
+use crate::case::{Case, plain_clip};
+use crate::runners;
 use qae::{
     Advantages, Config, Error, Groups, Layout, Metrics, MetricsScope, Normalizer, Objective,
     Tensor, TokenBatch,
 };
+use qae_test_support::{Advantage, Weight, bits, kls, objectives};
 
 fn is_gspo(objective: Objective) -> bool {
     matches!(objective, Objective::Gspo { .. })

@@ -14,7 +14,8 @@ mod normalizers;
 mod refusals;
 mod targets;
 
-use qae::{Backend, Config, CpuBackend, LossOutput, Run, TokenBatch, reference};
+use qae::{Backend, Config, CpuBackend, LossOutput, TokenBatch};
+use qae_test_support::{Reference, assert_close};
 
 /// One way of running the operation.
 struct Runner {
@@ -47,39 +48,4 @@ impl Runner {
         let what = format!("{}: {what}", self.backend.name());
         assert_close(found, expected, self.tolerance, &what);
     }
-}
-
-/// The serial f64 oracle.
-struct Reference;
-
-impl Backend for Reference {
-    fn name(&self) -> String {
-        "reference".to_owned()
-    }
-
-    fn loss_from_log_probs(&self, batch: &TokenBatch<'_>, config: &Config) -> qae::Result<Run> {
-        Ok(Run {
-            output: reference::loss_from_log_probs(batch, config)?,
-            bytes_moved: 0,
-            seconds: None,
-        })
-    }
-}
-
-/// Asserts that `found` is `expected` within `tolerance` of the largest expected magnitude.
-fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0.0, |max, x| f64::max(max, x.abs()));
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let error = (found - expected).abs();
-        assert!(
-            error <= tolerance * largest,
-            "{what}[{i}]: {found} instead of {expected}"
-        );
-    }
-}
-
-/// The bits, so that NaN equals itself and 0 differs from −0.
-fn bits(values: &[f64]) -> Vec<u64> {
-    values.iter().map(|value| value.to_bits()).collect()
 }

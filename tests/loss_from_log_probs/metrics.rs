@@ -1,9 +1,10 @@
 //! Counts and sums besides the loss, and the bytes that the CPU declares.
 
-use crate::case::{Advantage, Case, plain_clip};
-use crate::{assert_close, runners};
+use crate::case::{Case, plain_clip};
+use crate::runners;
 use qae::{Backend, Config, CpuBackend, Gradient, Metrics, MetricsScope, Normalizer};
 use qae::{Objective, TokenBatch};
+use qae_test_support::{Advantage, assert_close};
 
 /// Row 0: A > 0, row 1: A = 0, row 2: A < 0; the last slot of each masked.
 fn three_signs() -> Case {

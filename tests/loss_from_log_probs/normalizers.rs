@@ -1,8 +1,9 @@
 //! Aggregations and denominators: how a batch was cut must not matter.
 
-use crate::case::{Advantage, Case, aggregations, kls, plain_clip};
+use crate::case::{Case, plain_clip};
 use crate::runners;
 use qae::{Advantages, Aggregation, Config, Groups, Layout, Normalizer, Tensor, TokenBatch};
+use qae_test_support::{Advantage, Weight, aggregations, kls};
 
 /// Mean advantages −1 and −2 on policy, with 3 of 4 and 1 of 4 valid tokens, and an empty row.
 fn uneven() -> Case {
@@ -13,7 +14,7 @@ fn uneven() -> Case {
         log_prob: vec![-1.0; 12],
         old_log_prob: Some(vec![-1.0; 12]),
         ref_log_prob: None,
-        weight: crate::case::Weight::None,
+        weight: Weight::None,
         advantage: Advantage::PerResponse(vec![1.0, 2.0, 4.0]),
     }
 }

@@ -1,11 +1,12 @@
 //! What does not fit is refused by name, before anything is computed.
 
-use crate::case::{Case, kls};
+use crate::case::Case;
 use crate::runners;
 use qae::{
     Advantages, Config, Error, Groups, ImportanceWeight, Layout, Objective, Tensor, TensorMut,
     TokenBatch, cpu,
 };
+use qae_test_support::kls;
 
 fn case() -> Case {
     Case {

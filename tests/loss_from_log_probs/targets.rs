@@ -1,13 +1,13 @@
 //! Results in the caller's memory are those of the reference, rounded once, and nothing else is
 //! written.
 
-use crate::bits;
-use crate::case::{Advantage, Case, Weight, kls, objectives};
+use crate::case::Case;
 use half::{bf16, f16};
 use qae::{
     Config, Gradient, Groups, Layout, MetricsScope, RowsMut, Tensor, TensorMut, TokenBatch, cpu,
     reference,
 };
+use qae_test_support::{Advantage, Weight, bits, kls, objectives};
 
 const WIDTH: usize = 9;
 const ROWS: usize = 7;

@@ -1,9 +1,7 @@
 //! Batches that own their tensors, and every kind of configuration.
 
-use qae::{
-    Advantages, Aggregation, Config, ImportanceWeight, Kl, KlEstimator, Layout, LogProbsInput,
-    Logits, LogitsBatch, Objective, Tensor, reference,
-};
+use qae::{Config, Layout, LogProbsInput, Logits, LogitsBatch, Objective, Tensor, reference};
+use qae_test_support::{Advantage, Random, Weight, aggregations, kls, objectives};
 
 /// Log-ratios that keep away from every bound, cap and clamp of [`objectives`] and [`kls`].
 const LOG_RATIOS: [f64; 8] = [-3.0, -0.5, -0.125, 0.0625, 0.125, 0.375, 0.875, 3.0];
@@ -24,38 +22,6 @@ pub struct Case {
     pub ref_log_prob: Option<Vec<f32>>,
     pub weight: Weight,
     pub advantage: Advantage,
-}
-
-#[derive(Clone)]
-pub enum Weight {
-    None,
-    PerToken(Vec<f32>),
-    PerResponse(Vec<f32>),
-}
-
-#[derive(Clone)]
-pub enum Advantage {
-    PerToken(Vec<f32>),
-    PerResponse(Vec<f32>),
-}
-
-impl Weight {
-    pub fn borrow(&self) -> Option<ImportanceWeight<'_>> {
-        match self {
-            Self::None => None,
-            Self::PerToken(values) => Some(ImportanceWeight::PerToken(values)),
-            Self::PerResponse(values) => Some(ImportanceWeight::PerResponse(values)),
-        }
-    }
-}
-
-impl Advantage {
-    pub fn borrow(&self) -> Advantages<'_> {
-        match self {
-            Self::PerToken(values) => Advantages::PerToken(values),
-            Self::PerResponse(values) => Advantages::PerResponse(values),
-        }
-    }
 }
 
 impl Case {
@@ -161,63 +127,8 @@ pub fn config() -> Config {
     }
 }
 
-/// Every objective, with and without each of its options.
-pub fn objectives() -> Vec<Objective> {
-    let clip = |low, high, dual_clip, ratio_cap| Objective::Clip {
-        low,
-        high,
-        dual_clip,
-        ratio_cap,
-    };
-    let (low, high) = (Some(0.2), Some(0.28));
-    let log_ratio_max = Some(0.25);
-    vec![
-        clip(low, high, None, None),
-        clip(low, high, Some(3.0), None),
-        clip(low, high, None, Some(2.0)),
-        Objective::Gspo {
-            low,
-            high,
-            log_ratio_max,
-        },
-        Objective::Cispo { low, high },
-        Objective::Sapo {
-            tau_positive: 1.0,
-            tau_negative: 1.05,
-        },
-        Objective::Reinforce,
-    ]
-}
-
 pub fn is_gspo(objective: Objective) -> bool {
     matches!(objective, Objective::Gspo { .. })
-}
-
-/// Every KL term, and none.
-pub fn kls() -> Vec<Option<Kl>> {
-    let kl = |estimator, clamp| {
-        Some(Kl {
-            estimator,
-            coef: 0.375,
-            clamp,
-        })
-    };
-    vec![
-        None,
-        kl(KlEstimator::K1, false),
-        kl(KlEstimator::K2, false),
-        kl(KlEstimator::K3, false),
-        kl(KlEstimator::K3, true),
-    ]
-}
-
-pub fn aggregations() -> [Aggregation; 4] {
-    [
-        Aggregation::TokenMean,
-        Aggregation::SeqMeanTokenMean,
-        Aggregation::SeqMeanTokenSum,
-        Aggregation::SeqMeanTokenSumNorm { scale: 7.0 },
-    ]
 }
 
 /// Every combination, with an entropy bonus, without, and with a malus.
@@ -239,27 +150,4 @@ pub fn configs() -> Vec<Config> {
         }
     }
     all
-}
-
-/// A stream of pseudo-random numbers (splitmix64), the same on every platform.
-pub struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In 0..end.
-    pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// In [0, end), a multiple of end · 2⁻¹⁶.
-    pub fn grid(&mut self, end: f32) -> f32 {
-        self.below(1 << 16) as f32 * end / 65536.0
-    }
 }

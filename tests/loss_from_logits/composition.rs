@@ -1,11 +1,12 @@
 //! The operation is that on log-probs after that on logits, and its parts agree with each other.
 
-use crate::case::{Case, Weight, config, configs};
-use crate::{TOLERANCE, assert_close, backends, bits, run};
+use crate::case::{Case, config, configs};
+use crate::{TOLERANCE, backends, run};
 use qae::{
     Advantages, Config, Groups, Layout, LogProbsInput, LogitsBatch, LogitsOutput, Metrics,
     MetricsScope, Objective, Tensor, TokenBatch, reference,
 };
+use qae_test_support::{Weight, assert_close, bits};
 
 /// Of log-probs rounded to f32, which the operation on log-probs takes.
 const ROUNDING: f64 = 2e-6;

@@ -1,8 +1,9 @@
 //! The parallel form has the bits of the serial reference, on any number of threads.
 
 use crate::assert_same_tensors;
-use crate::case::{Case, aggregations, config, kls, objectives};
+use crate::case::{Case, config};
 use qae::{Config, Gradient, cpu, reference};
+use qae_test_support::{aggregations, kls, objectives};
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {

@@ -1,10 +1,11 @@
 //! The entropy term and the entropy metrics.
 
-use crate::case::{Advantage, Case, aggregations, config};
-use crate::{TOLERANCE, assert_close, backends, bits, run};
+use crate::case::{Case, config};
+use crate::{TOLERANCE, backends, run};
 use qae::{
     Aggregation, Config, EntropyMetrics, LogProbsInput, MetricsScope, Normalizer, reference,
 };
+use qae_test_support::{Advantage, aggregations, assert_close, bits};
 
 const VOCAB: usize = 6;
 const SIGNS: [f32; 4] = [1.0, 0.0, -1.0, 0.0];

@@ -1,8 +1,9 @@
 //! The gradient with respect to the logits against differences of the loss, away from the kinks.
 
-use crate::case::{Advantage, Case, Random, TEMPERATURE, Weight, configs, is_gspo};
-use crate::{assert_close, backends, run};
+use crate::case::{Case, TEMPERATURE, configs, is_gspo};
+use crate::{backends, run};
 use qae::{Config, Objective, reference};
+use qae_test_support::{Advantage, Random, Weight, assert_close};
 
 /// A power of two that keeps the perturbed f32 logits exact.
 const STEP: f32 = 1.0 / 512.0;

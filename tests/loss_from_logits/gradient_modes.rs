@@ -1,8 +1,9 @@
 //! Which rows of the gradient there are, and that they are the same rows in every mode.
 
-use crate::case::{Advantage, Case, config, configs, kls};
-use crate::{assert_same_tensors, backends, bits, run};
+use crate::case::{Case, config, configs};
+use crate::{assert_same_tensors, backends, run};
 use qae::{Backend, Config, CpuBackend, Gradient, MetricsScope, Normalizer};
+use qae_test_support::{Advantage, bits, kls};
 
 const VOCAB: usize = 5;
 

@@ -1,9 +1,10 @@
 //! Slots with their response in any order.
 
-use crate::case::{Advantage, Case, Random, Weight, config, configs};
+use crate::case::{Case, config, configs};
 use crate::layouts::{ROWS, SLOTS, VOCAB, WIDTH, case};
-use crate::{assert_close, backends, bits, run};
+use crate::{backends, run};
 use qae::{Config, Gradient, LogitsBatch, LogitsLayout, LogitsOutput};
+use qae_test_support::{Advantage, Random, Weight, assert_close, bits};
 
 /// Values by slot in another order: element i is that of slot `order[i]`.
 fn picked<T: Copy>(values: &[T], order: &[usize]) -> Vec<T> {

@@ -1,9 +1,10 @@
 //! The same tokens in other layouts and dtypes have the same results.
 
-use crate::case::{Case, Weight, aggregations, config, configs, kls, objectives};
-use crate::{assert_same_tensors, backends, bits, run};
+use crate::case::{Case, config, configs};
+use crate::{assert_same_tensors, backends, run};
 use half::{bf16, f16};
 use qae::{Config, ImportanceWeight, Layout, Logits, LogitsBatch, LogitsLayout, Tensor};
+use qae_test_support::{Weight, aggregations, bits, kls, objectives};
 
 pub const ROWS: usize = 5;
 pub const WIDTH: usize = 4;

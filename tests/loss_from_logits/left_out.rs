@@ -1,8 +1,9 @@
 //! Values that are not finite in tokens that act: left out, counted, and nothing else changes.
 
-use crate::case::{Advantage, Case, config, configs, is_gspo};
-use crate::{backends, bits, run};
+use crate::case::{Case, config, configs, is_gspo};
+use crate::{backends, run};
 use qae::{Config, Error, LogitsOutput, Normalizer};
+use qae_test_support::{Advantage, bits};
 
 const VOCAB: usize = 5;
 /// A slot of a response with an advantage.

@@ -1,9 +1,10 @@
 //! Rows that are not read leave no trace, and rows that do not act none in loss and gradient,
 //! whatever they hold.
 
-use crate::case::{Advantage, Case, Weight, configs, is_gspo};
-use crate::{assert_same_tensors, backends, bits, run};
+use crate::case::{Case, configs, is_gspo};
+use crate::{assert_same_tensors, backends, run};
 use qae::{Config, LogitsBatch, LogitsLayout, MetricsScope};
+use qae_test_support::{Advantage, Weight, bits};
 
 const POISONS: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30];
 const SCOPES: [MetricsScope; 2] = [MetricsScope::All, MetricsScope::Active];

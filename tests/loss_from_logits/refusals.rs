@@ -1,11 +1,12 @@
 //! What does not fit is refused by name, before anything is computed.
 
 use crate::backends;
-use crate::case::{Case, kls};
+use crate::case::Case;
 use qae::{
     Advantages, Backend, Config, CpuBackend, Error, Gradient, Groups, Layout, Logits, LogitsBatch,
     LogitsLayout, Tensor, TokenBatch,
 };
+use qae_test_support::kls;
 
 fn case() -> Case {
     Case {

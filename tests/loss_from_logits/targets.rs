@@ -2,13 +2,14 @@
 //! written.
 
 use crate::case::{Case, config, configs};
-use crate::{assert_same_tensors, bits, run};
+use crate::{assert_same_tensors, run};
 use half::bf16;
 use qae::cpu::{self, LogitsTargets};
 use qae::{
     Config, CpuBackend, Gradient, Layout, Logits, LogitsBatch, LogitsLayout, LogitsMut,
     LogitsOutput, RowsMut, Tensor, TensorMut, reference,
 };
+use qae_test_support::bits;
 
 const ROWS: usize = 5;
 const WIDTH: usize = 4;
