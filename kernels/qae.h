@@ -96,7 +96,7 @@ typedef struct qae_groups {
 typedef struct qae_advantage_options {
     double k;                 /* quantile level in (0, 1); unused by the mean baselines */
     double epsilon;           /* added to the standard deviation, >= 0 */
-    double success_threshold; /* a reward above it is a success */
+    double success_threshold; /* a reward above it is a success; round it to float, as rewards are */
     int32_t baseline;         /* enum qae_baseline */
     int32_t scale;            /* enum qae_scale */
     int32_t singleton;        /* enum qae_singleton */

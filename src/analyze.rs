@@ -228,7 +228,7 @@ fn success_histogram(groups: &BTreeMap<Kind, u64>) -> Vec<Successes> {
 }
 
 fn rewards(counts: &Counts, total: &Sums, success_threshold: f64) -> Rewards {
-    let is_success = |reward: &&f32| f64::from(**reward) > success_threshold;
+    let is_success = |reward: &&f32| **reward > success_threshold as f32;
     let num_successes = counts.rewards.iter().filter(is_success).count();
     Rewards {
         binary: counts.rewards.len() - num_successes <= 1 && num_successes <= 1,

@@ -77,7 +77,8 @@ pub struct AdvantageConfig {
     pub singleton: Singleton,
     /// Which signs act.
     pub gate: Gate,
-    /// A reward above this is a success (decides hard and easy, and the masks).
+    /// A reward above this is a success (decides hard and easy, and the masks). Compared in f32, the
+    /// dtype of rewards: a reward of 0.8 is not above 0.8.
     pub success_threshold: f64,
 }
 
@@ -274,6 +275,11 @@ impl AdvantageConfig {
             Baseline::Quantile { k, .. } => Some(k),
             Baseline::Mean | Baseline::LeaveOneOut => None,
         }
+    }
+
+    /// What a reward has to exceed: the threshold as a reward would hold it.
+    pub(crate) fn rounded_threshold(&self) -> f64 {
+        f64::from(self.success_threshold as f32)
     }
 
     /// Whether every field is in its range and the fields fit together.

@@ -16,7 +16,7 @@ pub struct Options {
     pub interpolation: Interpolation,
     /// Groups of one response.
     pub singleton: Singleton,
-    /// A reward above this is a success.
+    /// A reward above this is a success; compared in f32.
     pub success_threshold: f64,
     /// Which columns hold what, where the format does not tell.
     pub columns: Columns,

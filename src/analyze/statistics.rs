@@ -137,7 +137,7 @@ impl GroupView {
                 self.nonfinite_lengths.add(&lengths);
                 continue;
             }
-            self.successes += u64::from(f64::from(reward) > success_threshold);
+            self.successes += u64::from(reward > success_threshold as f32);
             match (self.rewards.last_mut(), self.lengths.last_mut()) {
                 (Some((last, count)), Some(sum)) if *last == reward => {
                     *count += 1;

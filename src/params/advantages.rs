@@ -94,7 +94,7 @@ pub(super) fn options(config: &AdvantageConfig) -> sys::qae_advantage_options {
     sys::qae_advantage_options {
         k: config.k().unwrap_or(0.5),
         epsilon,
-        success_threshold: config.success_threshold,
+        success_threshold: config.rounded_threshold(),
         baseline: baseline as i32,
         scale: scale as i32,
         singleton: singleton as i32,

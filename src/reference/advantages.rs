@@ -155,7 +155,7 @@ impl<'a> Group<'a> {
         // On ranks: `p <= 1.0 - k` is wrong for k = 0.8 at p = 1/5.
         let hard = config
             .k()
-            .map(|k| order_statistic(rewards, rank(k, n)) <= config.success_threshold);
+            .map(|k| order_statistic(rewards, rank(k, n)) <= config.rounded_threshold());
         let quantile = match config.baseline {
             Baseline::Quantile { k, interpolation } => quantile(rewards, k, interpolation),
             Baseline::Mean | Baseline::LeaveOneOut => 0.0,
@@ -202,7 +202,7 @@ impl<'a> Group<'a> {
     fn gated(&self, reward: f64) -> f64 {
         let distance = reward - self.baseline(reward);
         let hard = self.hard == Some(true);
-        let success = reward > self.config.success_threshold;
+        let success = reward > self.config.rounded_threshold();
         let (numerator, acts) = match self.config.gate {
             Gate::Off => (distance, true),
             Gate::TwoRegime => (distance, (distance > 0.0) == hard),

@@ -168,3 +168,32 @@ fn the_threshold_decides_what_a_success_is() {
         }
     }
 }
+
+#[test]
+fn a_reward_equal_to_the_threshold_is_no_success() {
+    // In f64 the f32 of each of them is above or below what was written.
+    for threshold in [0.1, 0.3, 0.7, 0.8] {
+        let reward = threshold as f32;
+        let groups = Groups::uniform(4, 4).unwrap();
+        for gate in [Gate::Off, Gate::PositiveMask] {
+            let config = AdvantageConfig {
+                success_threshold: threshold,
+                gate,
+                ..quantile_config(0.5, Interpolation::InvertedCdf)
+            };
+            let above = reward.next_up();
+            for (rewards, hard, masked) in [
+                ([0.0, reward, reward, above], 1, (1, 3)),
+                ([0.0, above, above, above], 0, (0, 1)),
+            ] {
+                for runner in runners() {
+                    let metrics = (runner.run)(&rewards, &groups, &config).unwrap().metrics;
+                    assert_eq!(metrics.hard_groups, hard, "{threshold} {gate:?}");
+                    if gate == Gate::PositiveMask {
+                        assert_eq!((metrics.positive, metrics.negative), masked, "{threshold}");
+                    }
+                }
+            }
+        }
+    }
+}

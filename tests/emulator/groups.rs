@@ -184,3 +184,21 @@ fn rewards_that_are_equal_extreme_or_not_finite() {
         }
     }
 }
+
+#[test]
+fn rewards_next_to_the_threshold() {
+    for threshold in [0.1, 0.3, 0.7, 0.8] {
+        let reward = threshold as f32;
+        let rewards = [0.0, reward, reward.next_up(), reward.next_down()].repeat(5);
+        for seed in 0..20 {
+            let config = AdvantageConfig {
+                success_threshold: threshold,
+                ..advantage_config(&mut Random(seed))
+            };
+            let groups = Groups::uniform(rewards.len(), 4).unwrap();
+            let what = format!("threshold {threshold}");
+            check_advantages(&rewards, &groups, &config, &what);
+            check_fused(rewards.clone(), groups, config, &what);
+        }
+    }
+}
