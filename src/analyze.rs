@@ -4,6 +4,7 @@
 //! length are kept; text is skipped over, not copied. Every figure about a method comes from the
 //! reference's advantages.
 
+mod auto_k;
 mod chunks;
 mod collector;
 mod files;
@@ -21,6 +22,7 @@ mod statistics;
 mod tally;
 mod warnings;
 
+pub use auto_k::{AutoKReplay, AutoKReplayStep, Regimes};
 pub use formats::{Format, Layout};
 pub use options::{Columns, DEFAULT_K, EntropyLevel, Options, RewardTerm, RunFacts};
 pub use recommend::Recommendation;
@@ -75,8 +77,8 @@ pub struct Analysis {
 /// group and step. Results do not depend on the number of threads.
 ///
 /// # Errors
-/// [`Error::Invalid`] for options out of range or files without responses; [`Error::File`], with
-/// file and line, for what cannot be read: a broken line (unless [`Options::skip_bad`]), an unknown
+/// [`Error::Invalid`] for options out of range, files without responses, or without the steps and
+/// entropies that [`Options::auto_k`] needs; [`Error::File`], with file and line, for what cannot be read: a broken line (unless [`Options::skip_bad`]), an unknown
 /// format, a missing column, files of different formats.
 ///
 /// ```
@@ -110,12 +112,14 @@ pub fn analyze(paths: &[PathBuf], options: &Options, progress: &dyn Progress) ->
     let methods = Methods::of(base(options), &k, options.interpolation);
     let question = Question {
         methods: &methods,
-        num_k: k.len(),
+        k_by_step: None,
         success_threshold: options.success_threshold,
         by_group: options.by_group,
     };
     let counts = statistics::count(&data.collector, question);
-    let report = report(&data, counts, &k, options);
+    let auto_k = options.auto_k;
+    let auto_k = auto_k.map(|config| auto_k::replay(config, &data, options));
+    let report = report(&data, counts, &k, auto_k.transpose()?, options);
     Ok(Analysis {
         report,
         options: options.clone(),
@@ -138,7 +142,7 @@ impl Analysis {
         let methods = Methods::of(base(&options), &k, options.interpolation);
         let question = Question {
             methods: &methods,
-            num_k: k.len(),
+            k_by_step: None,
             success_threshold: options.success_threshold,
             by_group: false,
         };
@@ -156,7 +160,13 @@ fn base(options: &Options) -> AdvantageConfig {
     }
 }
 
-fn report(data: &Data, mut counts: Counts, k: &[f64], options: &Options) -> Report {
+fn report(
+    data: &Data,
+    mut counts: Counts,
+    k: &[f64],
+    auto_k: Option<AutoKReplay>,
+    options: &Options,
+) -> Report {
     // One copy of many steps is enough.
     let steps = std::mem::take(&mut counts.steps);
     let counts = &counts;
@@ -186,7 +196,7 @@ fn report(data: &Data, mut counts: Counts, k: &[f64], options: &Options) -> Repo
         success_threshold: options.success_threshold,
         mean_baseline: signs(&counts.total.methods[Methods::MEAN], total.lengths),
         by_k: by_k(counts, k, options.interpolation),
-        recommendation: recommend::recommend(options.run, &by_step, &group_sizes),
+        recommendation: recommend::recommend(options.run, &entropies(collector), &group_sizes),
         group_sizes,
         by_step,
         steps_left_out: if has_too_many_steps {
@@ -195,10 +205,18 @@ fn report(data: &Data, mut counts: Counts, k: &[f64], options: &Options) -> Repo
             0
         },
         by_group: options.by_group.then(|| by_group(collector, counts, k)),
+        auto_k,
         warnings: vec![],
     };
     report.warnings = warnings::warnings(data, counts, &report, options.interpolation);
     report
+}
+
+/// Of the steps that have one, in order.
+fn entropies(collector: &Collector) -> Vec<f64> {
+    let order = collector.steps_in_order().into_iter();
+    let mean = |index: usize| collector.entropies[index].mean();
+    order.filter_map(mean).collect()
 }
 
 fn group_sizes(groups: &BTreeMap<Kind, u64>) -> Vec<GroupSize> {
@@ -268,26 +286,31 @@ fn by_k(counts: &Counts, k: &[f64], interpolation: Interpolation) -> Vec<ByK> {
     k.iter().enumerate().map(one).collect()
 }
 
-/// The other K with the same rank in every group.
+/// The other K that are the same method in every group.
 fn same_methods(counts: &Counts, k: &[f64], level: f64, interpolation: Interpolation) -> Vec<f64> {
-    if interpolation == Interpolation::Linear {
-        return vec![];
-    }
-    let sizes: BTreeSet<_> = counts
-        .groups
-        .keys()
-        .map(|kind| kind.finite as usize)
-        .collect();
-    let is_same = |other: &&f64| {
-        let mut sizes = sizes.iter().filter(|&&size| size > 1);
-        **other != level && sizes.all(|&size| rank(**other, size) == rank(level, size))
-    };
+    let sizes = finite_sizes(&counts.groups);
+    let is_same =
+        |other: &&f64| **other != level && is_same_method(**other, level, &sizes, interpolation);
     k.iter().filter(is_same).copied().collect()
+}
+
+/// Responses with a finite reward in the groups where there is anything to compare.
+fn finite_sizes(groups: &BTreeMap<Kind, u64>) -> BTreeSet<usize> {
+    let sizes = groups.keys().map(|kind| kind.finite as usize);
+    sizes.filter(|&size| size > 1).collect()
+}
+
+/// Whether two K have the same rank in all groups of these sizes. In linear interpolation K itself
+/// counts.
+fn is_same_method(a: f64, b: f64, sizes: &BTreeSet<usize>, interpolation: Interpolation) -> bool {
+    match interpolation {
+        Interpolation::InvertedCdf => sizes.iter().all(|&size| rank(a, size) == rank(b, size)),
+        Interpolation::Linear => a == b,
+    }
 }
 
 fn by_step(collector: &Collector, steps: BTreeMap<u32, StepTally>, k: &[f64]) -> Vec<ByStep> {
     let step = |(index, tally): (u32, StepTally)| {
-        let entropy = collector.entropies[index as usize];
         let sums = &tally.sums;
         ByStep {
             step: collector.steps[index as usize],
@@ -296,7 +319,7 @@ fn by_step(collector: &Collector, steps: BTreeMap<u32, StepTally>, k: &[f64]) ->
             mean_reward: ratio(sums.reward, sums.finite_responses),
             success_share: ratio(sums.successes as f64, sums.finite_responses),
             zero_variance_share: share(sums.zero_variance_groups, sums.groups),
-            entropy: (entropy.weight > 0.0).then(|| entropy.weighted / entropy.weight),
+            entropy: collector.entropies[index as usize].mean(),
             group_sizes: group_sizes(&tally.groups),
             success_histogram: success_histogram(&tally.groups),
             by_k: (k.iter().zip(&tally.by_k).enumerate())

@@ -30,8 +30,32 @@ pub(super) struct Group {
 /// Entropy of the policy at a step, weighted by length.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct EntropySum {
-    pub(super) weighted: f64,
-    pub(super) weight: f64,
+    weighted: f64,
+    weight: f64,
+    /// Responses without one.
+    missing: u64,
+}
+
+impl EntropySum {
+    fn add(&mut self, entropy: f64, length: u32) {
+        if !entropy.is_finite() {
+            self.missing += 1;
+            return;
+        }
+        let weight = f64::from(length.max(1));
+        self.weighted += entropy * weight;
+        self.weight += weight;
+    }
+
+    /// The mean; `None` where no response has an entropy.
+    pub(super) fn mean(&self) -> Option<f64> {
+        (self.weight > 0.0).then(|| self.weighted / self.weight)
+    }
+
+    /// Responses that have no part in the mean.
+    pub(super) fn num_left_out(&self) -> u64 {
+        if self.weight > 0.0 { self.missing } else { 0 }
+    }
 }
 
 /// Grows by every record.
@@ -44,6 +68,8 @@ pub(super) struct Collector {
     /// The steps in the order in which they were seen; `None` for all rows without one.
     pub(super) steps: Vec<Option<i64>>,
     pub(super) entropies: Vec<EntropySum>,
+    /// Responses with an entropy below 0.
+    pub(super) negative_entropies: u64,
     index: HashMap<u64, u32, BuildHasherDefault<AlreadyHashed>>,
     step_index: BTreeMap<Option<i64>, u32>,
 }
@@ -57,12 +83,8 @@ impl Collector {
         };
         let step = self.step(record.step);
         let length = saturated(record.length);
-        if record.entropy.is_finite() {
-            let sum = &mut self.entropies[step as usize];
-            let weight = f64::from(length.max(1));
-            sum.weighted += record.entropy * weight;
-            sum.weight += weight;
-        }
+        self.entropies[step as usize].add(record.entropy, length);
+        self.negative_entropies += u64::from(record.entropy < 0.0);
         let next = self.groups.len() as u32;
         let index = *self.index.entry(record.group).or_insert(next);
         if index == next {
@@ -87,6 +109,13 @@ impl Collector {
             length,
             identity,
         });
+    }
+
+    /// Indices of the steps, by their numbers.
+    pub(super) fn steps_in_order(&self) -> Vec<usize> {
+        let mut order: Vec<_> = (0..self.steps.len()).collect();
+        order.sort_by_key(|&index| self.steps[index]);
+        order
     }
 
     /// Gives up the memory that only more records would need.

@@ -57,6 +57,14 @@ impl Format {
             Self::Parquet => "parquet",
         }
     }
+
+    /// Whether the user may say which column is what, group, step and entropy among them.
+    pub(super) fn has_columns(self) -> bool {
+        matches!(
+            self,
+            Self::Verl | Self::Trl | Self::JsonLines | Self::Csv | Self::Parquet
+        )
+    }
 }
 
 /// The formats whose columns are known and those where the user names them.
@@ -137,6 +145,8 @@ pub struct Layout {
     pub prompt_length: Option<String>,
     /// Where the step stands; `None`: in the file's name, if anywhere.
     pub step: Option<String>,
+    /// What is taken for the policy's entropy, a measurement or an estimate; `None`: nothing.
+    pub entropy: Option<String>,
 }
 
 impl Source {
@@ -153,6 +163,7 @@ impl Source {
             length: described.length,
             prompt_length: described.prompt_length,
             step: described.step,
+            entropy: described.entropy,
         }
     }
 
@@ -167,9 +178,13 @@ impl Source {
         )
     }
 
-    /// Whether both files can be compared.
+    /// Whether both files can be compared. A column of entropies may have been added midway.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.format == other.format && self.described == other.described
+        let without_entropy = |source: &Self| Described {
+            entropy: None,
+            ..source.described.clone()
+        };
+        self.format == other.format && without_entropy(self) == without_entropy(other)
     }
 }
 
@@ -279,6 +294,11 @@ fn source_of_keys(keys: &[String], options: &Options) -> Result<Source, String> 
         reader: Reader::Lines(Box::new(json_lines::JsonLines { plan })),
         described,
     })
+}
+
+/// What stands for the entropy of the policy where a file has the log-probs of what it drew.
+fn estimate(log_probs: &str) -> String {
+    format!("mean -log p of {log_probs} (an estimate)")
 }
 
 /// A group's name for people, not longer than a line.

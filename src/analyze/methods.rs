@@ -12,7 +12,9 @@ const MAX_REMEMBERED: usize = 256;
 /// A list of configurations, by index.
 #[derive(Debug, Clone)]
 pub(super) struct Methods {
-    pub(super) configs: Vec<AdvantageConfig>,
+    configs: Vec<AdvantageConfig>,
+    /// Those that are compared with their neighbors: one for each K.
+    pub(super) plain: Vec<usize>,
 }
 
 /// The three configurations of a K.
@@ -28,9 +30,8 @@ impl Methods {
             ..base
         };
         let quantile = |k, interpolation, gate| AdvantageConfig {
-            baseline: Baseline::Quantile { k, interpolation },
             gate,
-            ..base
+            ..quantile(base, k, interpolation)
         };
         let mut configs = vec![mean];
         for &k in k {
@@ -38,7 +39,30 @@ impl Methods {
             configs.push(quantile(k, interpolation, Gate::TwoRegime));
             configs.push(quantile(k, Interpolation::Linear, Gate::Off));
         }
-        Self { configs }
+        Self {
+            configs,
+            plain: (0..k.len()).map(Self::plain).collect(),
+        }
+    }
+
+    /// Just the K, in this order.
+    pub(super) fn only(base: AdvantageConfig, k: &[f64], interpolation: Interpolation) -> Self {
+        let k = k.iter();
+        let configs: Vec<_> = k.map(|&k| quantile(base, k, interpolation)).collect();
+        Self {
+            plain: (0..configs.len()).collect(),
+            configs,
+        }
+    }
+
+    /// The same with another K in the place of the first.
+    pub(super) fn with_first_k(mut self, k: f64) -> Self {
+        if let Some(&first) = self.plain.first()
+            && let Baseline::Quantile { k: first, .. } = &mut self.configs[first].baseline
+        {
+            *first = k;
+        }
+        self
     }
 
     pub(super) const MEAN: usize = 0;
@@ -53,6 +77,13 @@ impl Methods {
 
     pub(super) fn linear(k: usize) -> usize {
         3 + PER_K * k
+    }
+}
+
+fn quantile(base: AdvantageConfig, k: f64, interpolation: Interpolation) -> AdvantageConfig {
+    AdvantageConfig {
+        baseline: Baseline::Quantile { k, interpolation },
+        ..base
     }
 }
 
@@ -85,14 +116,14 @@ impl Outcome {
 pub(super) type Reward = (f32, u32);
 
 /// Computes outcomes, and remembers them.
-pub(super) struct Outcomes<'a> {
-    methods: &'a Methods,
+pub(super) struct Outcomes {
+    methods: Methods,
     known: HashMap<Box<[(u32, u32)]>, Outcome>,
     latest: Option<Outcome>,
 }
 
-impl<'a> Outcomes<'a> {
-    pub(super) fn new(methods: &'a Methods) -> Self {
+impl Outcomes {
+    pub(super) fn new(methods: Methods) -> Self {
         Self {
             methods,
             known: HashMap::new(),
@@ -104,10 +135,10 @@ impl<'a> Outcomes<'a> {
     pub(super) fn of(&mut self, rewards: &[Reward]) -> &Outcome {
         let key: Vec<_> = rewards.iter().map(|&(r, n)| (r.to_bits(), n)).collect();
         if self.known.len() >= MAX_REMEMBERED && !self.known.contains_key(&key[..]) {
-            return self.latest.insert(outcome(self.methods, rewards));
+            return self.latest.insert(outcome(&self.methods, rewards));
         }
         let known = self.known.entry(key.into_boxed_slice());
-        known.or_insert_with(|| outcome(self.methods, rewards))
+        known.or_insert_with(|| outcome(&self.methods, rewards))
     }
 }
 
@@ -152,6 +183,7 @@ pub(super) fn standard_deviation(rewards: &[Reward]) -> f64 {
     };
     let methods = Methods {
         configs: vec![config],
+        plain: vec![],
     };
     let outcome = outcome(&methods, rewards);
     let Some((&(reward, _), verdict)) = rewards.last().zip(outcome.verdicts.first()) else {
@@ -174,7 +206,7 @@ mod tests {
     fn remembered_outcomes_are_those_of_the_rewards() {
         let base = AdvantageConfig::default();
         let methods = Methods::of(base, &[0.4, 0.8], Interpolation::InvertedCdf);
-        let mut outcomes = Outcomes::new(&methods);
+        let mut outcomes = Outcomes::new(methods.clone());
         // Far more groups than are remembered, each twice.
         for successes in (1..400).chain(1..400) {
             let rewards = [(0.0, 400 - successes), (1.0, successes)];

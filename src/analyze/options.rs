@@ -1,5 +1,6 @@
 //! What a user can say about the data and the methods to compare.
 
+use crate::auto_k::AutoKConfig;
 use crate::config::{Interpolation, Singleton, finite};
 use crate::error::{Error, Result};
 use std::str::FromStr;
@@ -26,6 +27,8 @@ pub struct Options {
     pub skip_bad: bool,
     /// Report every group by its name.
     pub by_group: bool,
+    /// Replay automatic K with these parameters over the entropies of the steps.
+    pub auto_k: Option<AutoKConfig>,
     /// What only the one who ran the training knows.
     pub run: RunFacts,
 }
@@ -84,6 +87,7 @@ impl Default for Options {
             group_size: None,
             skip_bad: false,
             by_group: false,
+            auto_k: None,
             run: RunFacts::default(),
         }
     }
@@ -94,7 +98,8 @@ impl Options {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a K outside (0, 1) or none at all, a threshold or a weight that is
-    /// not finite, a group size of 0, or one together with lines that may be left out.
+    /// not finite, a group size of 0, or one together with lines that may be left out; those of
+    /// [`AutoKConfig::check`], as `auto_k.` and the field.
     pub fn check(&self) -> Result<()> {
         if self.k.is_empty() {
             return Err(Error::invalid("k", "at least one number in (0, 1)", "none"));
@@ -113,7 +118,7 @@ impl Options {
             let expected = "no broken lines left out, since neighbors make the groups";
             return Err(Error::invalid("group_size", expected, "skip_bad"));
         }
-        Ok(())
+        self.auto_k.map_or(Ok(()), check_auto_k)
     }
 
     /// The K in ascending order, each once.
@@ -123,6 +128,17 @@ impl Options {
         sorted.dedup();
         sorted
     }
+}
+
+fn check_auto_k(config: AutoKConfig) -> Result<()> {
+    config.check().map_err(|error| match error {
+        Error::Invalid {
+            field,
+            expected,
+            found,
+        } => Error::invalid(format!("auto_k.{field}"), expected, found),
+        error => error,
+    })
 }
 
 /// `name` or `name=weight`.
@@ -178,6 +194,15 @@ mod tests {
             (|o| o.k.push(f64::NAN), "found NaN"),
             (|o| o.success_threshold = f64::NAN, "success_threshold"),
             (|o| o.group_size = Some(0), "group_size"),
+            (
+                |o| {
+                    o.auto_k = Some(AutoKConfig {
+                        gain: 0.0,
+                        ..AutoKConfig::default()
+                    });
+                },
+                "auto_k.gain",
+            ),
             (
                 |o| (o.group_size, o.skip_bad) = (Some(4), true),
                 "neighbors",

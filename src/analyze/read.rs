@@ -12,6 +12,7 @@ use super::options::Options;
 use super::record::{Record, hash};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 
 /// Broken lines that are shown; all are counted.
 const MAX_SHOWN: usize = 5;
@@ -66,7 +67,8 @@ pub(super) fn read(
         let found = format!("{num_empty_files} empty files");
         return Err(Error::invalid("PATH", "files with responses", found));
     };
-    let (format, layout) = (first.format, first.describe());
+    let (format, mut layout) = (first.format, first.describe());
+    layout.entropy = entropies(&sources);
     progress.begin(inputs.iter().map(|input| input.size).sum());
     let mut sink = Sink {
         collector: Collector::default(),
@@ -109,6 +111,16 @@ fn check_alike(inputs: &[Input], sources: &[Source], input: &Input, source: &Sou
     let expected = format!("{} as {}", first_source.summary(), first.name());
     let message = format!("expected {expected}, found {}", source.summary());
     Err(Error::file(input.name(), message))
+}
+
+/// What is taken for the entropy in any of the files, each once.
+fn entropies(sources: &[Source]) -> Option<String> {
+    let names = sources
+        .iter()
+        .filter_map(|source| source.describe().entropy);
+    let names: BTreeSet<_> = names.collect();
+    let names: Vec<_> = names.into_iter().collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn read_all(inputs: &[Input], readers: &[Reader], sink: &mut Sink<'_>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Which K, in the paper's terms (arXiv 2509.22611), and what that rests on.
 
 use super::options::{EntropyLevel, RunFacts};
-use super::report::{ByStep, GroupSize, usual_size};
+use super::report::{GroupSize, usual_size};
 use crate::auto_k::{AutoKConfig, EntropyTarget};
 use crate::reference::rank;
 use serde::Serialize;
@@ -26,8 +26,13 @@ pub struct Recommendation {
 }
 
 /// The paper's rule, on what is known: what the user says, then what the files hold.
-pub(super) fn recommend(run: RunFacts, steps: &[ByStep], sizes: &[GroupSize]) -> Recommendation {
-    let measured = trend(steps);
+pub(super) fn recommend(run: RunFacts, entropies: &[f64], sizes: &[GroupSize]) -> Recommendation {
+    let measured = trend(entropies);
+    let unknown = match entropies {
+        [] => "the files have no entropy",
+        [_] => "the files have the entropy of one step only",
+        _ => "the first entropy of the files is not above 0",
+    };
     let (k, rests_on) = match (run.entropy, run.clip_higher, &measured) {
         (Some(EntropyLevel::High), ..) => (Some(0.4), "entropy is high, as you say".to_string()),
         (Some(EntropyLevel::Low), ..) => (Some(0.6), "entropy is low, as you say".to_string()),
@@ -44,12 +49,11 @@ pub(super) fn recommend(run: RunFacts, steps: &[ByStep], sizes: &[GroupSize]) ->
         ),
         (None, Some(false), None) => (
             None,
-            "Clip-Higher is off, as you say, and the files have no entropy".to_string(),
+            format!("Clip-Higher is off, as you say, and {unknown}"),
         ),
         (None, None, None) => (
             None,
-            "the files have no entropy, and neither --clip-higher nor --policy-entropy is given"
-                .to_string(),
+            format!("{unknown}, and neither --clip-higher nor --policy-entropy is given"),
         ),
     };
     let text = match k {
@@ -140,8 +144,7 @@ impl std::fmt::Display for Trend {
 }
 
 /// Over tenths of the steps, so that one step decides nothing where there are many.
-fn trend(steps: &[ByStep]) -> Option<Trend> {
-    let entropies: Vec<f64> = steps.iter().filter_map(|step| step.entropy).collect();
+fn trend(entropies: &[f64]) -> Option<Trend> {
     let part = (entropies.len() / 10).max(1);
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     let (first, last) = (entropies.get(..part)?, &entropies[entropies.len() - part..]);

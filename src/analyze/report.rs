@@ -1,5 +1,6 @@
 //! What `qae analyze` reports. Its serde form is `--format json`.
 
+use super::auto_k::AutoKReplay;
 use super::formats::Layout;
 use super::recommend::Recommendation;
 use super::warnings::Warning;
@@ -49,6 +50,9 @@ pub struct Report {
     /// One for each group, where asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by_group: Option<Vec<ByGroup>>,
+    /// Automatic K over the entropies, where asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_k: Option<AutoKReplay>,
     /// What may be wrong with the data, or surprise.
     pub warnings: Vec<Warning>,
     /// Which K to take.

@@ -13,8 +13,8 @@ const GROUPS_PER_TASK: usize = 2048;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question<'a> {
     pub(super) methods: &'a Methods,
-    /// Number of K that the methods have.
-    pub(super) num_k: usize,
+    /// The first K of the methods at each step, by the step's index, where it changes.
+    pub(super) k_by_step: Option<&'a [f64]>,
     pub(super) success_threshold: f64,
     pub(super) by_group: bool,
 }
@@ -50,16 +50,23 @@ pub(super) fn count(data: &Collector, question: Question<'_>) -> Counts {
 
 fn count_groups(data: &Collector, rows: &[Row], question: Question<'_>) -> Counts {
     let mut counts = Counts::default();
-    let mut outcomes = Outcomes::new(question.methods);
-    let plain: Vec<_> = (0..question.num_k).map(Methods::plain).collect();
+    let mut outcomes = Outcomes::new(question.methods.clone());
+    let plain = &question.methods.plain;
+    let mut latest_k = None;
     let mut view = GroupView::default();
     for rows in rows.chunk_by(|a, b| a.group == b.group) {
         let group = &data.groups[rows[0].group as usize];
         counts.duplicates += describe(rows, data, question.success_threshold, &mut view);
+        let k = question.k_by_step.map(|k| k[group.step as usize]);
+        if let Some(k) = k
+            && latest_k.replace(k) != Some(k)
+        {
+            outcomes = Outcomes::new(question.methods.clone().with_first_k(k));
+        }
         let outcome = outcomes.of(&view.rewards);
-        counts.total.add_group(&view, outcome, &plain);
+        counts.total.add_group(&view, outcome, plain);
         let step = counts.steps.entry(group.step).or_default();
-        step.add_group(&view, outcome, &plain);
+        step.add_group(&view, outcome, plain);
         *counts.groups.entry(view.kind()).or_default() += 1;
         counts.split_over_files += u64::from(group.is_split_over_files);
         counts.split_over_steps += u64::from(group.is_split_over_steps);

@@ -1,5 +1,6 @@
 //! What may be wrong with the data, or surprise whoever trains on it.
 
+use super::collector::EntropySum;
 use super::formats::Format;
 use super::read::Data;
 use super::report::{Report, plural, usual_size};
@@ -61,6 +62,8 @@ pub(super) fn warnings(
     about_files(data, &mut warnings);
     about_groups(data, counts, report, &mut warnings);
     about_rewards(report, &mut warnings);
+    about_entropies(data, &mut warnings);
+    about_auto_k(report, &mut warnings);
     about_linear(report, interpolation, &mut warnings);
     warnings.0
 }
@@ -109,11 +112,8 @@ fn about_files(data: &Data, warnings: &mut Warnings) {
 }
 
 fn is_text(format: Format, name: &str) -> bool {
-    let is_column = matches!(
-        format,
-        Format::Verl | Format::Trl | Format::JsonLines | Format::Csv | Format::Parquet
-    );
-    (is_column && matches!(name, "output" | "completion" | "response")) || name.ends_with("(bytes)")
+    (format.has_columns() && matches!(name, "output" | "completion" | "response"))
+        || name.ends_with("(bytes)")
 }
 
 fn about_groups(data: &Data, counts: &Counts, report: &Report, warnings: &mut Warnings) {
@@ -214,6 +214,49 @@ fn about_rewards(report: &Report, warnings: &mut Warnings) {
             "{} without figures of their own: is that column the step?",
             plural(left_out, "step")
         )
+    });
+}
+
+fn about_entropies(data: &Data, warnings: &mut Warnings) {
+    let entropies = data.collector.entropies.iter();
+    let missing = entropies.map(EntropySum::num_left_out).sum();
+    warnings.add("missing_entropies", missing, || {
+        let responses = plural(missing, "response");
+        format!("{responses} without a finite entropy, left out of the mean of their steps")
+    });
+    let negative = data.collector.negative_entropies;
+    warnings.add("negative_entropies", negative, || {
+        let responses = plural(negative, "response");
+        format!("{responses} with an entropy below 0, which no policy over tokens has")
+    });
+}
+
+/// Steps that are named; JSON has all.
+const MAX_NAMED_STEPS: usize = 8;
+
+fn about_auto_k(report: &Report, warnings: &mut Warnings) {
+    let Some(replay) = &report.auto_k else {
+        return;
+    };
+    let without = replay.steps_without_entropy;
+    warnings.add("steps_without_entropy", without, || {
+        let steps = replay.by_step.iter();
+        let steps = steps.filter(|step| step.controller.is_none());
+        let mut named: Vec<_> = steps.map(|step| step.step.to_string()).collect();
+        if named.len() > MAX_NAMED_STEPS {
+            named.truncate(MAX_NAMED_STEPS);
+            named.push("…".to_string());
+        }
+        let colon = if named.is_empty() { "" } else { ": " };
+        format!(
+            "{} without an entropy keep the K before them{colon}{}",
+            plural(without, "step"),
+            named.join(", "),
+        )
+    });
+    let is_only_one = report.steps as u64 - without == 1;
+    warnings.add("one_step_with_entropy", u64::from(is_only_one), || {
+        "one step with an entropy moves K once: that shows nothing of a course".to_string()
     });
 }
 

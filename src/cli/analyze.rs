@@ -73,20 +73,26 @@ fn name_flag(error: Error) -> Error {
     match error {
         Error::Invalid {
             field,
-            expected,
+            mut expected,
             found,
         } => {
-            let field = match field.as_str() {
-                "k" => "--k".to_string(),
-                "success_threshold" => "--success-threshold".to_string(),
-                "group_size" => "--group-size".to_string(),
-                _ => field,
+            let flag = match field.as_str() {
+                "k" => "--k",
+                "success_threshold" => "--success-threshold",
+                "group_size" => "--group-size",
+                "auto_k" => "--simulate-auto-k",
+                "auto_k.initial_k" => "--initial-k",
+                "auto_k.gain" => "--gain",
+                "auto_k.min_k" => {
+                    expected = expected.replace("max_k", "--max-k");
+                    "--min-k"
+                }
+                "auto_k.max_k" => "--max-k",
+                "auto_k.target.initial_share" => "--target-share",
+                "auto_k.target.nats" => "--target-entropy",
+                field => field,
             };
-            Error::Invalid {
-                field,
-                expected,
-                found,
-            }
+            Error::invalid(flag, expected, found)
         }
         error => error,
     }

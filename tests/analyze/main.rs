@@ -1,5 +1,6 @@
 //! Rollout files: what is found in them, and what is said about them.
 
+mod auto_k;
 mod columns;
 mod expected;
 mod formats;

@@ -283,6 +283,13 @@ fn the_recommendation_is_the_papers_rule_and_says_what_it_rests_on() {
         (&[1.0, 1.5], low, Some(0.6), "entropy is low, as you say"),
         (&[], high, Some(0.4), "entropy is high, as you say"),
         (&[1.0], clip(false), None, "Clip-Higher is off"),
+        (&[1.0], unknown, None, "the entropy of one step only"),
+        (
+            &[0.0, 1.0],
+            unknown,
+            None,
+            "the first entropy of the files is not above 0",
+        ),
     ] {
         let entropies = if entropies.is_empty() {
             &[1.0]

@@ -1,6 +1,7 @@
 //! The binary as a user meets it: reports, files, messages, exit statuses.
 
 mod analyze;
+mod analyze_auto_k;
 mod configuration;
 mod failures;
 mod logits;

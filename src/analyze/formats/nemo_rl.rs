@@ -2,7 +2,7 @@
 //! that the loss mask leaves out before the first that it does not.
 
 use super::table::Described;
-use super::{Format, ParseLine, Parsed, Reader, Source};
+use super::{Format, ParseLine, Parsed, Reader, Source, estimate};
 use crate::analyze::json::{Json, elements, fields, number};
 use crate::analyze::options::Options;
 use crate::analyze::record::{Record, hash, text_identity};
@@ -45,9 +45,9 @@ pub(super) fn source(keys: &[String], options: &Options) -> Result<Source, Strin
             .ok_or("expected --reward rewards or filtered_rewards")?,
         _ => return Err("expected one --reward without weight".to_string()),
     };
-    let has_tokens = COLUMNS[2..4]
-        .iter()
-        .all(|name| keys.iter().any(|key| key == name));
+    let has = |name: &str| keys.iter().any(|key| key == name);
+    let has_tokens = COLUMNS[2..4].iter().all(|name| has(name));
+    let has_entropy = has_tokens && has(COLUMNS[6]);
     let grouped_by = match options.group_size {
         Some(size) => format!("{size} neighboring responses"),
         None if has_tokens => "tokens of the prompt within a step".to_string(),
@@ -71,6 +71,7 @@ pub(super) fn source(keys: &[String], options: &Options) -> Result<Source, Strin
             length: Some(length.to_string()),
             prompt_length: Some(prompt.to_string()),
             step: None,
+            entropy: has_entropy.then(|| estimate(COLUMNS[6])),
         },
     })
 }
@@ -127,7 +128,10 @@ impl ParseLine for NemoRl {
             length: if counts { parts.length } else { 0 },
             prompt_length: parts.prompt_length,
             identity: text_identity(parts.all),
-            entropy: row[6].map_or(Ok(f64::NAN), |values| entropy(values, parts.length))?,
+            entropy: match (row[6], parts.unit) {
+                (Some(values), Unit::Tokens) => entropy(values, parts.length)?,
+                _ => f64::NAN,
+            },
         });
         Ok(())
     }
@@ -136,8 +140,15 @@ impl ParseLine for NemoRl {
 struct Parts<'a> {
     prompt: &'a [u8],
     all: &'a [u8],
+    unit: Unit,
     length: u64,
     prompt_length: u64,
+}
+
+/// Of lengths.
+enum Unit {
+    Tokens,
+    Bytes,
 }
 
 fn by_tokens<'a>(ids: &'a [u8], mask: &[u8]) -> Result<Parts<'a>, String> {
@@ -159,6 +170,7 @@ fn by_tokens<'a>(ids: &'a [u8], mask: &[u8]) -> Result<Parts<'a>, String> {
             &ids[..end.unwrap_or(ids.len())]
         },
         all: ids,
+        unit: Unit::Tokens,
         length,
         prompt_length,
     })
@@ -181,22 +193,27 @@ fn by_messages(messages: &[u8]) -> Result<Parts<'_>, String> {
     Ok(Parts {
         prompt: &messages[..last],
         all: messages,
+        unit: Unit::Bytes,
         length: (messages.len() - last) as u64,
         prompt_length: last as u64,
     })
 }
 
 /// The mean of −log p of the tokens that were drawn, whose expectation is the entropy; those of the
-/// prompt are 0.
+/// prompt are 0. NaN where there are fewer than drawn tokens.
 fn entropy(log_probs: Json<'_>, length: u64) -> Result<f64, String> {
     let Json::Array(log_probs) = log_probs else {
         return Ok(f64::NAN);
     };
-    let mut sum = 0.0;
+    let (mut sum, mut count) = (0.0, 0);
     elements(log_probs, |value| {
+        count += 1;
         sum += scalar(value).ok_or("column `generation_logprobs`: expected numbers")?;
         Ok(())
     })?;
+    if count < length {
+        return Ok(f64::NAN);
+    }
     Ok(-sum / length as f64)
 }
 

@@ -2,7 +2,7 @@
 //! that verifiers wrote before.
 
 use super::table::Described;
-use super::{Format, ParseLine, Parsed, Reader, Source};
+use super::{Format, ParseLine, Parsed, Reader, Source, estimate};
 use crate::analyze::json::{Json, at, bytes, elements, fields, number};
 use crate::analyze::options::{Options, RewardTerm};
 use crate::analyze::record::{Record, hash, text_identity};
@@ -60,6 +60,7 @@ pub(super) fn source(format: Format, options: &Options) -> Result<Source, String
             length: Some(length.to_string()),
             prompt_length: Some(prompt.to_string()),
             step: step.map(str::to_string),
+            entropy: (format != Format::VerifiersRollouts).then(|| estimate("nodes.logprobs")),
         },
     })
 }
@@ -212,7 +213,7 @@ impl PrimeRl {
             reward: self.sum(rewards)?,
             length: tokens.drawn,
             prompt_length: tokens.all.saturating_sub(tokens.drawn),
-            entropy: -tokens.log_probs / tokens.drawn as f64,
+            entropy: tokens.entropy(),
         }))
     }
 
@@ -324,7 +325,18 @@ struct Trace<'a> {
 struct Tokens {
     all: u64,
     drawn: u64,
+    num_log_probs: u64,
     log_probs: f64,
+}
+
+impl Tokens {
+    /// The mean of −log p of the drawn tokens; NaN where some have no log-prob.
+    fn entropy(&self) -> f64 {
+        if self.num_log_probs < self.drawn {
+            return f64::NAN;
+        }
+        -self.log_probs / self.drawn as f64
+    }
 }
 
 fn count_tokens(nodes: &[u8]) -> Result<Tokens, String> {
@@ -347,6 +359,7 @@ fn count_tokens(nodes: &[u8]) -> Result<Tokens, String> {
                     let Json::Number(text) = value else {
                         return Err("`logprobs`: expected numbers".to_string());
                     };
+                    tokens.num_log_probs += 1;
                     tokens.log_probs += number(text).unwrap_or(f64::NAN);
                     Ok(())
                 }),

@@ -96,6 +96,7 @@ impl Plan {
             length: length_name,
             prompt_length: prompt_length.map(|slot| names.wanted[slot].clone()),
             step: step.map(|slot| names.wanted[slot].clone()),
+            entropy: entropy.map(|slot| names.wanted[slot].clone()),
         };
         if names.wanted.len() > MAX_COLUMNS {
             return Err(format!("expected at most {MAX_COLUMNS} columns to read"));
@@ -264,6 +265,7 @@ pub(super) struct Described {
     pub(super) length: Option<String>,
     pub(super) prompt_length: Option<String>,
     pub(super) step: Option<String>,
+    pub(super) entropy: Option<String>,
 }
 
 /// The prefix, session and output of verl's `{uid}_{session}_{output}`.

@@ -2,6 +2,7 @@
 
 use crate::analyze::plot::Theme;
 use crate::analyze::{Columns, DEFAULT_K, EntropyLevel, Options, RewardTerm, RunFacts};
+use crate::auto_k::{AutoKConfig, EntropyTarget};
 use crate::config::{Interpolation, Singleton};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -78,7 +79,7 @@ pub struct AnalyzeArgs {
     /// How the report is printed.
     #[arg(long, value_enum, default_value_t = AnalyzeFormat::Table)]
     pub(super) format: AnalyzeFormat,
-    /// With --format table: the figures of every step as those of all.
+    /// With --format table: the figures of every step as those of all, and automatic K's log.
     #[arg(long)]
     pub(super) by_step: bool,
     /// With --format json: every group, with its statistics and baselines.
@@ -99,6 +100,9 @@ pub struct AnalyzeArgs {
     /// What no file says.
     #[command(flatten)]
     run: RunArgs,
+    /// What would have moved K.
+    #[command(flatten)]
+    auto_k: AutoKArgs,
 }
 
 /// Names of columns.
@@ -137,6 +141,52 @@ struct RunArgs {
     policy_entropy: Option<EntropyLevel>,
 }
 
+/// Parameters of automatic K (docs/auto-k.md).
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Automatic K")]
+struct AutoKArgs {
+    /// Replay automatic K over the entropies of the steps, beside a fixed --initial-k.
+    #[arg(long)]
+    simulate_auto_k: bool,
+    /// K before the first step, in [--min-k, --max-k].
+    #[arg(long, value_name = "K", requires = "simulate_auto_k", default_value_t = AutoKConfig::default().initial_k)]
+    initial_k: f64,
+    /// How far K moves where the entropy is off by a factor of e.
+    #[arg(long, value_name = "GAIN", requires = "simulate_auto_k", default_value_t = AutoKConfig::default().gain)]
+    gain: f64,
+    /// Smallest K.
+    #[arg(long, value_name = "K", requires = "simulate_auto_k", default_value_t = AutoKConfig::default().min_k)]
+    min_k: f64,
+    /// Largest K.
+    #[arg(long, value_name = "K", requires = "simulate_auto_k", default_value_t = AutoKConfig::default().max_k)]
+    max_k: f64,
+    /// The target, as a share of the first entropy [default: 0.8].
+    #[arg(
+        long,
+        value_name = "SHARE",
+        requires = "simulate_auto_k",
+        conflicts_with = "target_entropy"
+    )]
+    target_share: Option<f64>,
+    /// The target in nats.
+    #[arg(long, value_name = "NATS", requires = "simulate_auto_k")]
+    target_entropy: Option<f64>,
+}
+
+impl AutoKArgs {
+    fn config(&self) -> Option<AutoKConfig> {
+        let share = self.target_share.map(EntropyTarget::InitialShare);
+        let target = self.target_entropy.map(EntropyTarget::Nats).or(share);
+        self.simulate_auto_k.then(|| AutoKConfig {
+            initial_k: self.initial_k,
+            gain: self.gain,
+            min_k: self.min_k,
+            max_k: self.max_k,
+            target: target.unwrap_or(AutoKConfig::default().target),
+        })
+    }
+}
+
 impl AnalyzeArgs {
     pub(super) fn options(&self) -> Options {
         let columns = &self.columns;
@@ -165,6 +215,7 @@ impl AnalyzeArgs {
             group_size: columns.group_size,
             skip_bad: self.skip_bad,
             by_group: self.by_group,
+            auto_k: self.auto_k.config(),
             run: RunFacts {
                 clip_higher: self.run.clip_higher,
                 entropy: self.run.policy_entropy,

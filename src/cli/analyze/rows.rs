@@ -1,4 +1,7 @@
-//! The report as CSV: a row for each K, over all steps and at each.
+//! The report as CSV: a row for each K, over all steps and at each; where automatic K is replayed,
+//! rows for it and the fixed K as well.
+
+mod auto_k;
 
 use crate::analyze::{ByK, ByStep, Report, Signs, StepByK};
 use crate::error::{Error, Result};
@@ -27,9 +30,7 @@ const HEADER: [&str; 20] = [
 ];
 
 pub(super) fn csv(report: &Report) -> Result<String> {
-    let mut writer = csv::Writer::from_writer(vec![]);
-    let refuse = |error: csv::Error| Error::invalid("--format csv", "a report", error);
-    writer.write_record(HEADER).map_err(refuse)?;
+    let mut rows = Rows::new(report.auto_k.is_some())?;
     let all = [
         "all".to_string(),
         report.responses.to_string(),
@@ -38,30 +39,60 @@ pub(super) fn csv(report: &Report) -> Result<String> {
         number(report.rewards.success_share),
         String::new(),
     ];
-    let mean = of_mean(&report.mean_baseline);
-    writer
-        .write_record(all.iter().chain(&mean))
-        .map_err(refuse)?;
+    rows.add(&all, &of_mean(&report.mean_baseline))?;
     for by_k in &report.by_k {
         for gate in [false, true] {
-            let rest = of_k(by_k, gate);
-            writer
-                .write_record(all.iter().chain(&rest))
-                .map_err(refuse)?;
+            rows.add(&all, &of_k(by_k, gate))?;
         }
     }
     for step in &report.by_step {
         let start = of_step(step);
         for by_k in &step.by_k {
-            let rest = of_step_k(by_k, report);
-            writer
-                .write_record(start.iter().chain(&rest))
-                .map_err(refuse)?;
+            rows.add(&start, &of_step_k(by_k, report))?;
         }
     }
-    let bytes = writer.into_inner();
-    let bytes = bytes.map_err(|error| Error::invalid("--format csv", "a report", error))?;
-    String::from_utf8(bytes).map_err(|error| Error::invalid("--format csv", "UTF-8", error))
+    if let Some(replay) = &report.auto_k {
+        auto_k::add(&mut rows, &all, report, replay)?;
+    }
+    rows.finish()
+}
+
+/// The start says which step a row is of, the rest what happens there.
+struct Rows {
+    writer: csv::Writer<Vec<u8>>,
+    has_auto_k: bool,
+}
+
+impl Rows {
+    fn new(has_auto_k: bool) -> Result<Self> {
+        let mut writer = csv::Writer::from_writer(vec![]);
+        let more = auto_k::HEADER.iter().filter(|_| has_auto_k);
+        let header = HEADER.iter().chain(more);
+        writer.write_record(header).map_err(refuse)?;
+        Ok(Self { writer, has_auto_k })
+    }
+
+    fn add(&mut self, start: &[String; 6], rest: &[String]) -> Result<()> {
+        self.add_replayed(start, rest, &Default::default())
+    }
+
+    fn add_replayed(&mut self, start: &[String; 6], rest: &[String], more: &More) -> Result<()> {
+        let more = more.iter().filter(|_| self.has_auto_k);
+        let row = start.iter().chain(rest).chain(more);
+        self.writer.write_record(row).map_err(refuse)
+    }
+
+    fn finish(self) -> Result<String> {
+        let bytes = self.writer.into_inner().map_err(refuse)?;
+        String::from_utf8(bytes).map_err(|error| Error::invalid("--format csv", "UTF-8", error))
+    }
+}
+
+/// The columns of a replay; empty in other rows.
+type More = [String; auto_k::HEADER.len()];
+
+fn refuse(error: impl std::fmt::Display) -> Error {
+    Error::invalid("--format csv", "a report", error)
 }
 
 fn of_mean(signs: &Signs) -> Vec<String> {

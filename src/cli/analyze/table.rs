@@ -1,5 +1,7 @@
 //! The report as text.
 
+mod auto_k;
+
 use crate::analyze::{ByStep, GroupSize, Report, Signs, Successes, plural, usual_size};
 use crate::cli::printable::{exact, fixed, printable};
 
@@ -23,6 +25,9 @@ pub(super) fn table(report: &Report, with_each_step: bool) -> String {
     ] {
         text += &paragraph(label, &content);
     }
+    if let Some(name) = &report.columns.entropy {
+        text += &paragraph("entropy", &entropy(name, report));
+    }
     text += "\n";
     text += &methods(report);
     if !report.rewards.binary {
@@ -31,6 +36,9 @@ pub(super) fn table(report: &Report, with_each_step: bool) -> String {
     if report.by_step.len() > 1 {
         text += "\n";
         text += &steps(report);
+    }
+    if let Some(replay) = &report.auto_k {
+        text += &auto_k::auto_k(report, replay, with_each_step);
     }
     if with_each_step {
         report
@@ -122,6 +130,24 @@ fn length(report: &Report) -> String {
         report.total_length,
         fixed(mean, 1)
     )
+}
+
+fn entropy(name: &str, report: &Report) -> String {
+    let of_steps = report.by_step.iter().filter_map(|step| step.entropy);
+    let of_steps: Vec<_> = of_steps.collect();
+    let bounds = of_steps.iter().copied().reduce(f64::min);
+    let bounds = bounds.zip(of_steps.iter().copied().reduce(f64::max));
+    match bounds {
+        Some((min, max)) => format!(
+            "{name}: {} to {} nats at {} of {}",
+            fixed(min, 4),
+            fixed(max, 4),
+            of_steps.len(),
+            plural(report.by_step.len() as u64, "step"),
+        ),
+        None if report.steps_left_out > 0 => name.to_string(),
+        None => format!("{name}: none is finite"),
+    }
 }
 
 /// Of groups of one size by number, of others by tenths.
