@@ -7,8 +7,8 @@ from collections.abc import Callable
 Log = list[dict[str, float]]
 Series = list[tuple[int, float]]
 
-# Okabe and Ito's blue and vermilion, told apart in every kind of color vision.
-STYLES = [("#D55E00", "--"), ("#0072B2", "-")]
+# Okabe and Ito's vermilion, blue and bluish green, told apart in every kind of color vision.
+STYLES = [("#D55E00", "--"), ("#0072B2", "-"), ("#009E73", "-.")]
 
 
 def series(log: Log, value: Callable[[dict[str, float]], float | None]) -> Series:

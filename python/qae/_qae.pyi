@@ -18,7 +18,7 @@ key, no tensor), ``RuntimeError`` (a device without kernels, a failed launch). E
 """
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias, final
 
 from torch import Tensor
 
@@ -54,6 +54,45 @@ def check_loss_metrics(words: bytes, from_logits: bool, scope: str) -> None:
     """``ValueError`` where values were left out or the loss is not finite."""
 
 def read_group_metrics(words: bytes) -> dict[str, int]: ...
+
+@final
+class AutoK:
+    """``qae::AutoK``. ``target_entropy`` is the target where there is one, else ``target_share``."""
+
+    def __init__(
+        self,
+        initial_k: float,
+        gain: float,
+        min_k: float,
+        max_k: float,
+        target_share: float,
+        target_entropy: float | None,
+    ) -> None: ...
+    @staticmethod
+    def from_json(json: str) -> AutoK:
+        """``ValueError`` for a state that no controller can have."""
+
+    def to_json(self) -> str: ...
+    def step(
+        self, entropy: float
+    ) -> tuple[int, float, float, float, float, float, Literal["min", "max"] | None, str]:
+        """The fields of ``qae.AutoKStep`` and its line; ``ValueError`` changes nothing."""
+
+    @property
+    def k(self) -> float: ...
+    @property
+    def target_entropy(self) -> float | None: ...
+    @property
+    def steps(self) -> int: ...
+
+@final
+class KSchedule:
+    """``qae::KSchedule``, checked."""
+
+    @staticmethod
+    def from_json(json: str) -> KSchedule: ...
+    def to_json(self) -> str: ...
+    def k(self, step: int) -> float: ...
 
 # The groups of the global batch, in every operation that takes rewards:
 #   rewards            f32 [num_responses]

@@ -2,10 +2,11 @@
 //!
 //! A call reads two dicts of torch tensors as addresses, shapes and strides (`arguments`, `tensor`),
 //! checks them (`layout`, `batch`, `rows`, `outputs`), lets the interpreter go and runs: on the CPU
-//! (`cpu`, `host`, `shards`) or as kernels (`device`). `path` says where.
+//! (`cpu`, `host`, `shards`) or as kernels (`device`). `path` says where. `auto_k` has no tensors.
 
 mod advantages;
 mod arguments;
+mod auto_k;
 mod batch;
 mod config;
 mod cpu;
@@ -38,6 +39,9 @@ mod _qae {
     use crate::{loss_from_logits as logits_loss, token_counts as counts, words};
     use pyo3::prelude::*;
     use pyo3::types::{PyBytes, PyDict};
+
+    #[pymodule_export]
+    use crate::auto_k::{AutoK, KSchedule};
 
     #[pymodule_export]
     const LOSS_WORDS: usize = words::LOSS_WORDS;

@@ -268,3 +268,10 @@ def test_two_processes(tmp_path: Path) -> None:
         assert found["one_idle_gradient_error"] <= 1e-5
         assert found["rows"] == [6, 3], "as many as the other rank"
     assert ranks[0]["dropped"] == ranks[1]["dropped"]
+    for ours, theirs in zip(ranks[0]["auto_k"], ranks[1]["auto_k"], strict=True):
+        assert ours["state"] == theirs["state"] and ours["state"]["steps"] == 3
+        assert ours["sums"] != theirs["sums"], "each rank has tokens of its own"
+        auto_k = qae.AutoK()
+        for mine, other in zip(ours["sums"], theirs["sums"], strict=True):
+            auto_k.step((mine[0] + other[0]) / (mine[1] + other[1]))
+        assert auto_k.state_dict() == ours["state"]

@@ -71,12 +71,38 @@ def one_idle(output: Path) -> tuple[float, list[int]]:
     return float((full - dropped).abs().max() / full.abs().max()), forwarded
 
 
+def moved(output: Path, own_entropy: bool) -> dict[str, Any]:
+    """The controller after three rollouts, and this rank's sums over the tokens of each."""
+    steps = 2 if own_entropy else 1
+    trainer = tiny.make_trainer(
+        output,
+        per_device_train_batch_size=6,
+        gradient_accumulation_steps=1,
+        steps_per_generation=steps,
+        max_steps=3 * steps,
+        full_entropy_interval=1,
+        auto_k=True,
+    )
+    seen = []
+    control = trainer._qae_auto_k
+    inner = control._step
+
+    def step(sums: torch.Tensor) -> None:
+        seen.append(sums.tolist())
+        inner(sums)
+
+    control._step = step
+    trainer.train()
+    return {"state": control.auto_k.state_dict(), "sums": seen}
+
+
 def main() -> None:
     output = Path(sys.argv[1])
     start, full = run(output, drop=False)
     _, dropped = run(output, drop=True)
     rewards, advantages = scored(output)
     error, rows = one_idle(output)
+    auto_k = [moved(output, own_entropy) for own_entropy in (True, False)]
     rank = torch.distributed.get_rank()
     found = {
         "rank": rank,
@@ -87,6 +113,7 @@ def main() -> None:
         "advantages": advantages,
         "one_idle_gradient_error": error,
         "rows": rows,
+        "auto_k": auto_k,
     }
     (output / f"rank{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()

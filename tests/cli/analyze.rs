@@ -133,6 +133,32 @@ fn the_json_has_the_keys_that_programs_ask_for() {
     assert_eq!(linear["by_k"][0]["both_signs_groups"], 4);
 }
 
+/// As data/README.md has it.
+#[test]
+fn the_runs_of_the_example_are_read_with_their_entropies() {
+    for method in ["mean", "qae"] {
+        let file = format!("data/arithmetic-{method}.parquet");
+        let columns = [
+            ["--group", "uid"],
+            ["--reward", "score"],
+            ["--length", "response_length"],
+        ];
+        let report = json(&[&[file.as_str()], columns.as_flattened()].concat());
+        for (key, value) in [("responses", 25_600), ("groups", 1600), ("steps", 100)] {
+            assert_eq!(report[key], value, "{file}: {key}");
+        }
+        assert_eq!(report["group_sizes"][0]["size"], 16);
+        let steps = report["by_step"].as_array().unwrap();
+        let entropies: Vec<f64> = steps
+            .iter()
+            .map(|step| step["entropy"].as_f64().unwrap())
+            .collect();
+        // Both start from the same weights, on the same questions.
+        assert!((entropies[0] - 0.4213).abs() < 1e-4, "{file}");
+        assert!(entropies[99] < 0.1, "{file}");
+    }
+}
+
 #[test]
 fn every_group_is_listed_where_asked_for() {
     let report = json(&[ROLLOUTS, "--by-group", "--k", "0.4"]);

@@ -21,8 +21,8 @@ class Scored:
     easy_share: float | None
 
 
-def score(trainer: Any, rewards_per_func: torch.Tensor) -> Scored:
-    """Advantages with the baseline of ``trainer.args``.
+def score(trainer: Any, rewards_per_func: torch.Tensor, k: float) -> Scored:
+    """Advantages with the baseline of ``trainer.args``, at level ``k`` if it is a quantile.
 
     ``scale_rewards`` and ``multi_objective_aggregation`` mean what they mean in TRL. With
     ``normalize_then_sum`` the baseline is that of the summed, normalized rewards: of their group if
@@ -59,7 +59,7 @@ def score(trainer: Any, rewards_per_func: torch.Tensor) -> Scored:
         "success_threshold": args.success_threshold,
     }
     if quantile:
-        options |= {"k": args.quantile_k, "interpolation": args.quantile_interpolation}
+        options |= {"k": k, "interpolation": args.quantile_interpolation}
     groups = size if sums_first or quantile else rewards.numel()
     found = group_advantages(rewards, groups, **options)
     advantages = found.advantage

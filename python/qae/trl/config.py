@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trl import GRPOConfig
+
+from qae.trl.auto_k import has_old_log_probs, make_auto_k
 
 _CHOICES = {
     "advantage_baseline": ("quantile", "mean"),
@@ -26,6 +28,12 @@ class QAEConfig(GRPOConfig):
     quantile_k
         Quantile level of the baseline, in (0, 1). Only the rank ⌈k · num_generations⌉ matters: with
         8 generations 0.4 and 0.5 are the same method.
+    auto_k
+        K starts at ``quantile_k`` and then follows the policy's entropy, rollout by rollout, as
+        :class:`qae.AutoK` does. Where TRL computes old log-probs, a rollout's own entropy moves its
+        K, elsewhere that of the last rollout of which nothing was dropped. Stored in checkpoints.
+    auto_k_gain, auto_k_min_k, auto_k_max_k, auto_k_target_share, auto_k_target_entropy
+        The parameters of :class:`qae.AutoK`; for ``auto_k`` only.
     quantile_interpolation
         ``inverted_cdf``: the baseline is one of the rewards, so that those that tie with it have an
         advantage of exactly 0. ``linear``: as ``torch.quantile``.
@@ -58,6 +66,22 @@ class QAEConfig(GRPOConfig):
 
     quantile_k: float = field(
         default=0.4, metadata={"help": "Quantile level of the baseline, in (0, 1)."}
+    )
+    auto_k: bool = field(
+        default=False,
+        metadata={"help": "Move K with the policy's entropy, starting from `quantile_k`."},
+    )
+    auto_k_gain: float = field(
+        default=0.1, metadata={"help": "How far K moves if the entropy is off by a factor of e."}
+    )
+    auto_k_min_k: float = field(default=0.1, metadata={"help": "Smallest K, in (0, 1)."})
+    auto_k_max_k: float = field(default=0.6, metadata={"help": "Largest K, in (0, 1)."})
+    auto_k_target_share: float | None = field(
+        default=None,
+        metadata={"help": "Target entropy as a share of the first one. 0.8 if no target is given."},
+    )
+    auto_k_target_entropy: float | None = field(
+        default=None, metadata={"help": "Target entropy in nats per token."}
     )
     quantile_interpolation: str = field(
         default="inverted_cdf",
@@ -110,6 +134,7 @@ class QAEConfig(GRPOConfig):
         interval = self.full_entropy_interval
         _expect("full_entropy_interval", interval >= 0, "an integer of at least 0", interval)
         self._check_gate()
+        self._check_auto_k()
         if self.drop_inactive:
             self._check_drop()
 
@@ -130,6 +155,32 @@ class QAEConfig(GRPOConfig):
             "'sum_then_normalize', since normalized rewards have no success_threshold for "
             f"quantile_gate={self.quantile_gate!r}",
             aggregation,
+        )
+
+    def _check_auto_k(self) -> None:
+        if not self.auto_k:
+            for parameter in fields(self):
+                name, default = parameter.name, parameter.default
+                if name.startswith("auto_k_"):
+                    found = getattr(self, name)
+                    _expect(name, found == default, f"{default} with auto_k=False", found)
+            return
+        baseline = self.advantage_baseline
+        _expect(
+            "advantage_baseline",
+            baseline == "quantile",
+            "'quantile', whose k auto_k=True moves",
+            baseline,
+        )
+        make_auto_k(self)
+        interval = self.full_entropy_interval
+        is_measured = not self.drop_inactive or interval > 0 or has_old_log_probs(self)
+        _expect(
+            "full_entropy_interval",
+            is_measured,
+            "at least 1 with auto_k=True and drop_inactive=True, since TRL computes no old "
+            "log-probs with this gradient_accumulation_steps (K would never move)",
+            interval,
         )
 
     def _check_drop(self) -> None:

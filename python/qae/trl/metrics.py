@@ -19,8 +19,8 @@ _ZERO_WHERE_DROPPED = (
 _MINIMUM, _MAXIMUM = "clip_ratio/low_min", "clip_ratio/high_max"
 
 
-def log_generation(trainer: Any, scored: Scored) -> None:
-    """Shares of the signs and regimes, and the advantages of TRL's table of completions."""
+def log_generation(trainer: Any, scored: Scored, k: float) -> None:
+    """K, shares of the signs and regimes, and the advantages of TRL's table of completions."""
     advantages = scored.advantages
     table = trainer._logs["advantages"]
     for _ in range(min(advantages.numel(), len(table))):
@@ -29,6 +29,8 @@ def log_generation(trainer: Any, scored: Scored) -> None:
     signs = torch.stack([advantages == 0, advantages > 0, advantages < 0])
     zero, positive, negative = signs.double().mean(dim=1).tolist()
     metrics = trainer._metrics[mode_of(trainer)]
+    if trainer.args.advantage_baseline == "quantile":
+        metrics["qae/k"].append(k)
     metrics["qae/zero_advantage"].append(zero)
     metrics["qae/positive"].append(positive)
     metrics["qae/negative"].append(negative)

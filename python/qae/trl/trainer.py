@@ -1,6 +1,6 @@
 """``GRPOTrainer`` with quantile advantages, dropping, and the fused loss.
 
-Four methods of TRL are extended, none is replaced: the rewards are read on their way through
+Methods of TRL are extended, none is replaced: the rewards are read on their way through
 ``_calculate_rewards``, the advantages exchanged in what ``_generate_and_score_completions``
 returns, and ``_compute_loss`` runs on the rows that are kept. TRL's own ``_compute_loss`` always runs, so
 that its metrics stay its own; with the fused loss it runs on log-probs that are cut off from the
@@ -21,7 +21,8 @@ from trl import GRPOTrainer
 
 from qae.config import Objective
 from qae.loss import policy_loss
-from qae.trl.advantages import Scored, score
+from qae.trl.advantages import Scored, mode_of, score
+from qae.trl.auto_k import RolloutK, checkpoint_folder
 from qae.trl.compare import expect_same
 from qae.trl.config import QAEConfig
 from qae.trl.metrics import log_generation, log_micro_batch
@@ -39,6 +40,8 @@ _HOOKS = {
         "attention_mask",
         "logits_to_keep",
     ),
+    "_save_checkpoint": ("model", "trial"),
+    "_load_optimizer_and_scheduler": ("checkpoint",),
 }
 # Micro-batches on which TRL's loss is compared, while none shows the whole objective.
 _MOST_COMPARISONS = 32
@@ -86,6 +89,7 @@ class QAEMixin(_Extended):
     _qae_capture: _Capture | None = None
     _qae_rewards: torch.Tensor | None = None
     _qae_comparisons = _MOST_COMPARISONS
+    _qae_auto_k: RolloutK | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _check_hooks(super())
@@ -94,6 +98,8 @@ class QAEMixin(_Extended):
             raise TypeError(f"args: expected a QAEConfig, found {type(self.args).__name__}")
         if self.args.drop_inactive:
             self._qae_check_drop()
+        if self.args.auto_k:
+            self._qae_auto_k = RolloutK(self)
         self._qae_trim = not _depends_on_width(self.model.config)
         self._qae_plan = self._qae_make_plan() if self.args.fused_loss else None
 
@@ -136,7 +142,7 @@ class QAEMixin(_Extended):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         self._qae_rewards = None
-        output = super()._generate_and_score_completions(inputs)
+        output = self._qae_generate(inputs)
         rewards, self._qae_rewards = self._qae_rewards, None
         local = output["advantages"]
         rows = local.size(0)
@@ -144,14 +150,30 @@ class QAEMixin(_Extended):
         if rewards is None or rewards.size(0) != expected:
             found = "none" if rewards is None else str(rewards.size(0))
             raise RuntimeError(f"trl: expected the rewards of {expected} responses, found {found}")
-        scored: Scored = score(self, rewards)
+        k = self.args.quantile_k if self._qae_auto_k is None else self._qae_auto_k.auto_k.k
+        scored: Scored = score(self, rewards, k)
         start = self.accelerator.process_index * rows
         output["advantages"] = scored.advantages[start : start + rows].to(local)
-        log_generation(self, scored)
+        log_generation(self, scored, k)
+        return output
+
+    def _qae_generate(self, inputs: Any) -> dict[str, Any]:
+        """What TRL generates, with K moved where its entropy is known."""
+        auto_k = self._qae_auto_k
+        if auto_k is None or mode_of(self) == "eval":
+            return super()._generate_and_score_completions(inputs)
+        auto_k.begin()
+        output = super()._generate_and_score_completions(inputs)
+        auto_k.end(output)
         return output
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        capture = self._qae_capture
+        capture, auto_k = self._qae_capture, self._qae_auto_k
+        if capture is None and auto_k is not None and auto_k.is_generating:
+            kwargs["compute_entropy"] = True
+            found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            auto_k.passed(*found[:2])
+            return found
         if capture is None:
             return super()._get_per_token_logps_and_entropies(*args, **kwargs)
         with torch.set_grad_enabled(capture.grad):
@@ -191,6 +213,8 @@ class QAEMixin(_Extended):
         if log_probs is None or entropies is None:
             raise RuntimeError("trl: expected _compute_loss to ask for log-probs, found none")
         entropies = entropies.detach()
+        if self._qae_auto_k is not None:
+            self._qae_auto_k.add(entropies, loss_mask(batch.inputs), is_whole=not drops)
         loss = self._qae_rescale(loss, batch)
         nonfinite = None
         if plan is not None:
@@ -207,6 +231,17 @@ class QAEMixin(_Extended):
             nonfinite = metrics.to_dict()["nonfinite_tokens"]
         log_micro_batch(self, batch, entropies, nonfinite, logged if drops else None)
         return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # First, so that a checkpoint that the trainer takes for complete has it.
+        if self._qae_auto_k is not None and self.args.should_save:
+            self._qae_auto_k.save(checkpoint_folder(self, trial))
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._qae_auto_k is not None and checkpoint is not None:
+            self._qae_auto_k.load(checkpoint)
 
     def _qae_drops_now(self) -> bool:
         interval = self.args.full_entropy_interval
@@ -248,7 +283,8 @@ class QAETrainer(QAEMixin, GRPOTrainer):
     ``GRPOTrainer`` and ``GRPOConfig``, everything else as there. See :class:`QAEConfig` for the
     settings and :class:`QAEMixin` for what is refused.
 
-    Logged besides TRL's metrics, over the responses of all processes: ``qae/zero_advantage``,
+    Logged besides TRL's metrics, over the responses of all processes: ``qae/k`` and, with
+    ``auto_k``, ``qae/rollout_entropy`` and ``qae/target_entropy`` (nats), ``qae/zero_advantage``,
     ``qae/positive``, ``qae/negative`` (shares of the responses), ``qae/hard_groups``,
     ``qae/easy_groups`` (shares of the groups), ``qae/dropped_responses``, ``qae/dropped_tokens``
     (shares that did not pass through the policy), ``entropy/positive``, ``entropy/negative``,
