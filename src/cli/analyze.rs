@@ -80,6 +80,7 @@ fn name_flag(error: Error) -> Error {
                 "k" => "--k".to_string(),
                 "success_threshold" => "--success-threshold".to_string(),
                 "group_size" => "--group-size".to_string(),
+                "plot" => "--plot".to_string(),
                 _ => field,
             };
             Error::Invalid {
