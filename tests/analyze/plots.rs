@@ -7,6 +7,7 @@ use qae::analyze::plot::{Theme, write};
 use qae::analyze::{Options, analyze};
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 
 #[test]
@@ -56,6 +57,24 @@ fn svg_and_png_are_written_for_every_format() {
         assert_eq!(pixels[..3], [255; 3]);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+/// The commands are in docs/choosing-k.md.
+#[test]
+fn the_page_shows_what_is_drawn_now() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("plot.svg");
+    let rollouts = [sample("trl-addition.jsonl")];
+    let analysis = analyze(&rollouts, &Options::default(), &()).unwrap();
+    for theme in [Theme::Light, Theme::Dark] {
+        write(&analysis, &path, theme).unwrap();
+        let page = format!("docs/plots/choosing-k-{}.svg", theme.name());
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join(&page);
+        assert!(
+            fs::read(&path).unwrap() == fs::read(committed).unwrap(),
+            "{page} is another picture"
+        );
+    }
 }
 
 /// The plot of rows with a reward, a group and a step each.
