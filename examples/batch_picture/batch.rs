@@ -2,7 +2,7 @@
 
 use qae::config_json::ConfigFile;
 use qae::io::Case;
-use qae::{Advantages, Baseline, Interpolation, Result, cpu};
+use qae::{Advantages, Baseline, Error, Interpolation, Result, cpu};
 use std::path::Path;
 
 /// The level of the quantile.
@@ -41,7 +41,7 @@ impl Batch {
             rewards, groups, ..
         } = batch.advantages
         else {
-            unreachable!("a case has rewards");
+            return Err(Error::invalid("advantages", "rewards", "advantages"));
         };
         let run = |baseline| {
             let mut config = config;
