@@ -38,6 +38,9 @@ pub mod io;
 pub mod metrics;
 #[doc(hidden)]
 pub mod params;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod plot;
 pub mod reference;
 #[cfg(feature = "cli")]
 #[doc(hidden)]

@@ -1,29 +1,21 @@
 //! Two pictures in one: what each K does, and how much of each step would train.
 
 mod draw;
-mod theme;
 
-pub use theme::Theme;
+pub use crate::plot::Theme;
 
 use super::{Analysis, ByK, ByStep, GroupSize};
 use crate::config::Interpolation;
-use crate::error::{Error, Result};
-use crate::io::write_whole;
-use draw::{Curve, Marker, Panel, draw};
-use plotters::prelude::{BitMapBackend, IntoDrawingArea, SVGBackend};
+use crate::error::Result;
+use crate::plot::{self, Ink, Marker};
+use draw::{Curve, Panel, Panels};
 use std::path::Path;
-
-/// In units of the drawing: pixels of an SVG, half as many as a PNG has.
-const SIZE: (u32, u32) = (1280, 560);
-
-/// A PNG has this many pixels for each unit.
-const PNG_SCALE: u32 = 2;
 
 /// K whose share is drawn over the steps.
 const MAX_STEP_CURVES: usize = 4;
 
-/// Steps beyond this many have no room for markers.
-const MAX_MARKED_STEPS: usize = 40;
+/// More steps than this would be noise: neighbors are put together.
+const MAX_STEP_POINTS: usize = 40;
 
 /// Of a curve over K.
 const MAX_JUMPS: u64 = 128;
@@ -32,52 +24,12 @@ const MAX_JUMPS: u64 = 128;
 /// successes, where there is one step), into an SVG or PNG file.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the name ends in neither `.svg` nor `.png`; [`Error::File`] if the file
+/// [`crate::Error::Invalid`] if the name ends in neither `.svg` nor `.png`; [`crate::Error::File`] if the file
 /// cannot be written.
 pub fn write(analysis: &Analysis, path: &Path, theme: Theme) -> Result<()> {
-    let extension = path.extension().and_then(|extension| extension.to_str());
     let panels = [panel_of_k(analysis)?, panel_of_steps(analysis)];
     let title = title(analysis);
-    let failed = |error: String| Error::file(path.display(), error);
-    let bytes = match extension.map(str::to_ascii_lowercase).as_deref() {
-        Some("svg") => svg(&title, &panels, theme),
-        Some("png") => png(&title, &panels, theme),
-        _ => {
-            let expected = "a name that ends in .svg or .png";
-            return Err(Error::invalid("--plot", expected, path.display()));
-        }
-    };
-    let bytes = bytes.map_err(|error| failed(format!("expected to draw, found {error}")))?;
-    write_whole(path, &bytes).map_err(failed)
-}
-
-fn svg(title: &str, panels: &[Panel], theme: Theme) -> Result<Vec<u8>, String> {
-    let mut text = String::new();
-    {
-        let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        draw(&area, title, panels, theme, 1)?;
-        area.present().map_err(|error| error.to_string())?;
-    }
-    Ok(text.into_bytes())
-}
-
-fn png(title: &str, panels: &[Panel], theme: Theme) -> Result<Vec<u8>, String> {
-    let (width, height) = (SIZE.0 * PNG_SCALE, SIZE.1 * PNG_SCALE);
-    let mut pixels = vec![0; (width * height * 3) as usize];
-    {
-        let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
-        let area = backend.into_drawing_area();
-        draw(&area, title, panels, theme, PNG_SCALE)?;
-        area.present().map_err(|error| error.to_string())?;
-    }
-    let mut bytes = vec![];
-    let mut encoder = png::Encoder::new(&mut bytes, width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    let written = encoder
-        .write_header()
-        .and_then(|mut writer| writer.write_image_data(&pixels));
-    written.map_err(|error| error.to_string())?;
-    Ok(bytes)
+    plot::write(&Panels { title, panels }, path, theme)
 }
 
 fn title(analysis: &Analysis) -> String {
@@ -104,9 +56,9 @@ fn panel_of_k(analysis: &Analysis) -> Result<Panel> {
     } else {
         (vec![], report.by_k.clone())
     };
-    let curve = |name: &str, color, marker, share: fn(&ByK) -> f64| Curve {
+    let curve = |name: &str, ink, marker, share: fn(&ByK) -> f64| Curve {
         name: name.to_string(),
-        color,
+        ink,
         line: match &bounds[..] {
             [] => fine.iter().map(|by_k| (by_k.k, share(by_k))).collect(),
             bounds => (bounds.windows(2).zip(&fine))
@@ -120,6 +72,30 @@ fn panel_of_k(analysis: &Analysis) -> Result<Panel> {
             .collect(),
         marker,
     };
+    // Between zeros of binary rewards and their tokens there is little to see, but much between
+    // zeros with and without a gate where rewards are continuous.
+    let last: (_, fn(&ByK) -> f64) = if report.rewards.binary {
+        ("tokens saved", |by_k| by_k.signs.tokens_saved_share)
+    } else {
+        ("= 0 with two-regime gate", |by_k| {
+            by_k.two_regime.zero_share
+        })
+    };
+    let curves = vec![
+        curve("hard groups", Ink::Blue, Marker::Square, |by_k| {
+            by_k.hard_share
+        }),
+        curve("advantage > 0", Ink::Green, Marker::Triangle, |by_k| {
+            by_k.signs.positive_share
+        }),
+        curve("advantage < 0", Ink::Vermilion, Marker::Cross, |by_k| {
+            by_k.signs.negative_share
+        }),
+        curve("advantage = 0", Ink::Text, Marker::Circle, |by_k| {
+            by_k.signs.zero_share
+        }),
+        curve(last.0, Ink::Purple, Marker::None, last.1),
+    ];
     let interpolation = report.by_k.first().map_or("", |by_k| by_k.interpolation);
     Ok(Panel {
         title: format!("Regimes and sparsity against K ({interpolation})"),
@@ -129,21 +105,7 @@ fn panel_of_k(analysis: &Analysis) -> Result<Panel> {
         y_max: 1.0,
         x_ticks: 11,
         is_x_whole: false,
-        curves: vec![
-            curve("hard groups", 0, Marker::Square, |by_k| by_k.hard_share),
-            curve("advantage > 0", 1, Marker::Triangle, |by_k| {
-                by_k.signs.positive_share
-            }),
-            curve("advantage < 0", 2, Marker::Cross, |by_k| {
-                by_k.signs.negative_share
-            }),
-            curve("advantage = 0", 3, Marker::Circle, |by_k| {
-                by_k.signs.zero_share
-            }),
-            curve("tokens saved", 4, Marker::None, |by_k| {
-                by_k.signs.tokens_saved_share
-            }),
-        ],
+        curves,
     })
 }
 
@@ -182,35 +144,33 @@ fn panel_of_steps(analysis: &Analysis) -> Panel {
     if first == last {
         return panel_of_successes(analysis);
     }
-    let markers = [
-        Marker::Square,
-        Marker::Triangle,
-        Marker::Circle,
-        Marker::Cross,
+    let looks = [
+        (Ink::Blue, Marker::Square),
+        (Ink::Green, Marker::Triangle),
+        (Ink::Text, Marker::Circle),
+        (Ink::Vermilion, Marker::Cross),
     ];
-    let colors = [0, 1, 3, 2];
-    let chosen = step_curves(&report.by_k);
-    let curves = chosen.iter().enumerate().map(|(place, &i)| {
-        let line: Vec<_> = (steps.iter())
-            .filter_map(|(x, step)| Some((*x, 1.0 - step.by_k.get(i)?.signs.zero_share)))
-            .collect();
+    let steps_of_point = steps.len().div_ceil(MAX_STEP_POINTS);
+    let curves = step_curves(&report.by_k).into_iter().zip(looks);
+    let curves = curves.map(|(i, (ink, marker))| {
+        let points = steps.chunks(steps_of_point);
+        let line: Vec<_> = points.map(|steps| active_share(steps, i)).collect();
         Curve {
             name: format!("K = {}", report.by_k[i].k),
-            color: colors[place],
-            marks: if line.len() > MAX_MARKED_STEPS {
-                vec![]
-            } else {
-                line.clone()
-            },
+            ink,
+            marks: line.clone(),
             line,
-            marker: markers[place],
+            marker,
         }
     });
     let curves: Vec<_> = curves.collect();
     let points = curves.iter().flat_map(|curve| &curve.line);
     let highest = points.fold(0.0, |highest: f64, point| highest.max(point.1));
     Panel {
-        title: "Responses with an advantage, by step".to_string(),
+        title: match steps_of_point {
+            1 => "Responses with an advantage, by step".to_string(),
+            several => format!("Responses with an advantage, mean of {several} steps"),
+        },
         x_label: "step".to_string(),
         y_label: "share".to_string(),
         x: *first..*last,
@@ -219,6 +179,17 @@ fn panel_of_steps(analysis: &Analysis) -> Panel {
         is_x_whole: true,
         curves,
     }
+}
+
+/// The middle of some steps, and which share of their responses has an advantage at a K of the list.
+fn active_share(steps: &[(f64, &ByStep)], k: usize) -> (f64, f64) {
+    let (mut active, mut all) = (0, 0);
+    for signs in (steps.iter()).filter_map(|(_, step)| Some(&step.by_k.get(k)?.signs)) {
+        active += signs.positive + signs.negative;
+        all += signs.positive + signs.zero + signs.negative;
+    }
+    let middle = (steps[0].0 + steps[steps.len() - 1].0) / 2.0;
+    (middle, active as f64 / all.max(1) as f64)
 }
 
 /// K that are different methods, evenly over the list.
@@ -262,10 +233,45 @@ fn panel_of_successes(analysis: &Analysis) -> Panel {
         is_x_whole: false,
         curves: vec![Curve {
             name: "groups".to_string(),
-            color: 0,
+            ink: Ink::Blue,
             line,
             marks: vec![],
-            marker: Marker::None,
+            marker: Marker::Circle,
         }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::{Options, analyze};
+    use std::io::Write;
+
+    #[test]
+    fn steps_put_together_weigh_by_their_responses() {
+        let mut file = tempfile::Builder::new()
+            .suffix(".jsonl")
+            .tempfile()
+            .unwrap();
+        // In turns 8 of 16 responses that act, and none of 8.
+        for step in 0..80 {
+            let is_mixed = step % 2 == 0;
+            for i in 0..if is_mixed { 16 } else { 8 } {
+                let score = u8::from(is_mixed && i % 2 == 0);
+                let row = r#""input": "", "output": """#;
+                writeln!(file, r#"{{{row}, "score": {score}, "step": {step}}}"#).unwrap();
+            }
+        }
+        let paths = [file.path().to_path_buf()];
+        let analysis = analyze(&paths, &Options::default(), &()).unwrap();
+        let panel = panel_of_steps(&analysis);
+        assert!(panel.title.ends_with("mean of 2 steps"));
+        assert_eq!(panel.curves.len(), MAX_STEP_CURVES);
+        for curve in &panel.curves {
+            let expected: Vec<_> = (0..40)
+                .map(|i| (f64::from(2 * i) + 0.5, 1.0 / 3.0))
+                .collect();
+            assert_eq!((&curve.line, &curve.marks), (&expected, &expected));
+        }
     }
 }

@@ -80,6 +80,7 @@ fn name_flag(error: Error) -> Error {
                 "k" => "--k",
                 "success_threshold" => "--success-threshold",
                 "group_size" => "--group-size",
+                "plot" => "--plot",
                 "auto_k" => "--simulate-auto-k",
                 "auto_k.initial_k" => "--initial-k",
                 "auto_k.gain" => "--gain",

@@ -5,6 +5,7 @@ mod columns;
 mod expected;
 mod formats;
 mod hostile;
+mod legible;
 mod methods;
 mod plots;
 mod warnings;

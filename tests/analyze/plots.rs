@@ -1,9 +1,13 @@
 //! Pictures are drawn whole, for data of every kind.
 
+use crate::Files;
+use crate::legible::assert_legible;
 use crate::sample;
 use qae::analyze::plot::{Theme, write};
 use qae::analyze::{Options, analyze};
+use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 
 #[test]
@@ -22,14 +26,15 @@ fn svg_and_png_are_written_for_every_format() {
             let svg = folder.path().join("plot.svg");
             write(&analysis, &svg, theme).unwrap();
             let svg = fs::read_to_string(svg).unwrap();
-            assert!(
-                svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"),
-                "{name}"
-            );
+            assert_legible(&svg);
             for text in [
                 "hard groups",
                 "advantage = 0",
-                "tokens saved",
+                if analysis.report.rewards.binary {
+                    "tokens saved"
+                } else {
+                    "two-regime gate"
+                },
                 analysis.report.format,
             ] {
                 assert!(svg.contains(text), "{name}: {text}");
@@ -43,7 +48,7 @@ fn svg_and_png_are_written_for_every_format() {
         let mut reader = png::Decoder::new(file).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
-        assert_eq!((info.width, info.height), (2560, 1120));
+        assert_eq!((info.width, info.height), (1920, 1000));
         // Not a blank page, and nothing drawn into the corner.
         assert!(
             pixels.iter().filter(|&&value| value < 128).count() > 10_000,
@@ -52,6 +57,60 @@ fn svg_and_png_are_written_for_every_format() {
         assert_eq!(pixels[..3], [255; 3]);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+/// The commands are in docs/choosing-k.md.
+#[test]
+fn the_page_shows_what_is_drawn_now() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("plot.svg");
+    let rollouts = [sample("trl-addition.jsonl")];
+    let analysis = analyze(&rollouts, &Options::default(), &()).unwrap();
+    for theme in [Theme::Light, Theme::Dark] {
+        write(&analysis, &path, theme).unwrap();
+        let page = format!("docs/plots/choosing-k-{}.svg", theme.name());
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join(&page);
+        assert!(
+            fs::read(&path).unwrap() == fs::read(committed).unwrap(),
+            "{page} is another picture"
+        );
+    }
+}
+
+/// The plot of rows with a reward, a group and a step each.
+fn plot_of(rows: impl Iterator<Item = (f64, usize, usize)>) -> String {
+    let mut text = String::new();
+    for (score, group, step) in rows {
+        let row = serde_json::json!({
+            "input": "", "output": "", "score": score, "uid": group.to_string(), "step": step,
+        });
+        writeln!(text, "{row}").unwrap();
+    }
+    let files = Files::new(&[("1.jsonl", text.as_bytes())]);
+    let options = Options {
+        k: (1..20).map(|i| f64::from(i) / 20.0).collect(),
+        ..Options::default()
+    };
+    let analysis = analyze(&[files.0.path().to_path_buf()], &options, &()).unwrap();
+    let path = files.0.path().join("plot.svg");
+    write(&analysis, &path, Theme::Dark).unwrap();
+    let svg = fs::read_to_string(path).unwrap();
+    assert_legible(&svg);
+    svg
+}
+
+#[test]
+fn letters_stay_apart_in_data_of_every_shape() {
+    // Many steps with long numbers; neighbors are put together.
+    let many = plot_of((0..1600).map(|i| (f64::from(i % 3 == 0), i / 8, 1_000_000 + i / 8)));
+    assert!(many.contains("mean of 5 steps"));
+    // One step, groups of one, rewards of every kind.
+    assert!(
+        plot_of((0..64).map(|i| (f64::from(i % 3 == 0), i / 8, 7))).contains("share of groups")
+    );
+    plot_of((0..64).map(|i| (f64::from(i % 3 == 0), i, 7)));
+    let continuous = plot_of((0..64).map(|i| (i as f64 / 64.0, i / 8, i / 32)));
+    assert!(continuous.contains("= 0 with two-regime gate"));
 }
 
 #[test]

@@ -276,6 +276,32 @@ fn a_plot_is_written_beside_the_report() {
     assert_eq!(fs::read(&copy).unwrap(), fs::read(ROLLOUTS).unwrap());
 }
 
+/// Each block of output in docs/choosing-k.md follows the command that prints it.
+#[test]
+fn the_page_on_k_quotes_what_is_printed() {
+    let page = fs::read_to_string("docs/choosing-k.md").unwrap();
+    let mut num_quotes = 0;
+    for block in page.split("```sh\ncargo run --release -- ").skip(1) {
+        let (command, rest) = block.split_once("\n```\n").unwrap();
+        let Some((quote, _)) = rest
+            .trim_start()
+            .strip_prefix("```text\n")
+            .and_then(|text| text.split_once("```"))
+        else {
+            continue;
+        };
+        let printed = succeed(&command.split(' ').collect::<Vec<_>>());
+        for line in quote.lines().filter(|&line| line != "...") {
+            assert!(
+                printed.lines().any(|printed| printed == line),
+                "{command}: {line}"
+            );
+        }
+        num_quotes += 1;
+    }
+    assert_eq!(num_quotes, 4);
+}
+
 #[test]
 fn flags_that_make_no_sense_are_named() {
     for (flags, part) in [

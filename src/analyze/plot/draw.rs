@@ -1,16 +1,22 @@
 //! Panels with curves, axes and a legend below each.
 
-use super::Theme;
-use plotters::coord::Shift;
+use crate::plot::{Area, Drawn, Ink, Line, Marker, Pen, Picture};
 use plotters::prelude::*;
-use plotters::style::register_font;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::ops::Range;
 
-/// Letters, digits and some signs of DejaVu Sans, so that a PNG looks the same everywhere.
-const FONT: &[u8] = include_bytes!("dejavu-sans.ttf");
+const SIZE: (u32, u32) = (960, 500);
 
-/// One of two pictures side by side.
+/// Of a line of a legend, in units.
+const LEGEND_LINE: u32 = 24;
+
+/// Panels side by side.
+pub(super) struct Panels {
+    pub(super) title: String,
+    pub(super) panels: [Panel; 2],
+}
+
+/// One of two pictures.
 pub(super) struct Panel {
     pub(super) title: String,
     pub(super) x_label: String,
@@ -27,179 +33,120 @@ pub(super) struct Panel {
 /// Shares over something.
 pub(super) struct Curve {
     pub(super) name: String,
-    /// Index among the theme's.
-    pub(super) color: usize,
+    pub(super) ink: Ink,
     pub(super) line: Vec<(f64, f64)>,
     /// Points that are marked.
     pub(super) marks: Vec<(f64, f64)>,
+    /// A curve without is dashed.
     pub(super) marker: Marker,
 }
 
-/// Shapes, for those to whom colors say little; a curve without is dashed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Marker {
-    Circle,
-    Square,
-    Triangle,
-    Cross,
-    None,
+impl Curve {
+    fn stroke(&self, pen: Pen) -> Line {
+        let color = pen.theme.ink(self.ink);
+        match self.marker {
+            Marker::None => Line::dashed(color, 6, 4),
+            marker => Line::solid(color, marker),
+        }
+    }
 }
 
-type Area<'a, B> = DrawingArea<B, Shift>;
-
-/// Draws the panels side by side; `scale` pixels are a unit.
-pub(super) fn draw<B: DrawingBackend>(
-    area: &Area<'_, B>,
-    title: &str,
-    panels: &[Panel],
-    theme: Theme,
-    scale: u32,
-) -> Result<(), String> {
-    let is_registered = register_font("sans-serif", FontStyle::Normal, FONT);
-    is_registered.map_err(|_| "an unreadable font".to_string())?;
-    let pen = Pen { theme, scale };
-    pen.draw(area, title, panels)
-        .map_err(|error| error.to_string())
-}
-
-struct Pen {
-    theme: Theme,
-    scale: u32,
-}
-
-type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
-
-impl Pen {
-    fn units(&self, length: u32) -> u32 {
-        length * self.scale
+impl Picture for Panels {
+    fn size(&self) -> (u32, u32) {
+        SIZE
     }
 
-    fn text(&self, size: u32) -> TextStyle<'static> {
-        let font = ("sans-serif", self.units(size)).into_font();
-        font.color(&self.theme.text())
-    }
-
-    fn draw<B: DrawingBackend>(
-        &self,
-        area: &Area<'_, B>,
-        title: &str,
-        panels: &[Panel],
-    ) -> Drawn<B> {
-        area.fill(&self.theme.background())?;
-        let (head, body) = area.split_vertically(self.units(44));
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, pen: Pen) -> Drawn<B> {
+        let (head, body) = area.split_vertically(pen.units(40));
         let center = Pos::new(HPos::Center, VPos::Center);
         let (width, height) = head.dim_in_pixel();
-        let middle = (width as i32 / 2, height as i32 / 2 + self.units(4) as i32);
-        head.draw_text(title, &self.text(19).pos(center), middle)?;
-        for (panel, area) in panels.iter().zip(body.split_evenly((1, panels.len()))) {
-            self.panel(&area, panel)?;
+        let middle = (width as i32 / 2, height as i32 / 2);
+        head.draw_text(&self.title, &pen.text(19).pos(center), middle)?;
+        for (panel, area) in self.panels.iter().zip(body.split_evenly((1, 2))) {
+            panel.draw(&area, pen)?;
         }
         Ok(())
     }
+}
 
-    fn panel<B: DrawingBackend>(&self, area: &Area<'_, B>, panel: &Panel) -> Drawn<B> {
-        let (_, height) = area.dim_in_pixel();
-        let (chart_area, legend) = area.split_vertically(height - self.units(44));
-        let mut chart = ChartBuilder::on(&chart_area)
-            .caption(&panel.title, self.text(16))
-            .margin(self.units(10))
-            .margin_right(self.units(24))
-            .x_label_area_size(self.units(46))
-            .y_label_area_size(self.units(66))
-            .build_cartesian_2d(panel.x.clone(), 0.0..panel.y_max)?;
-        let is_x_whole = panel.is_x_whole;
+impl Panel {
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>, pen: Pen) -> Drawn<B> {
+        let (title, rest) = area.split_vertically(pen.units(30));
+        let (width, height) = rest.dim_in_pixel();
+        let middle = Pos::new(HPos::Center, VPos::Center);
+        let at = (width as i32 / 2, pen.units(14) as i32);
+        title.draw_text(&self.title, &pen.text(17).pos(middle), at)?;
+        // Two lines, also where one is enough: the axes of both panels align.
+        let (chart, legend) = rest.split_vertically(height - pen.units(2 * LEGEND_LINE + 8));
+        self.chart(&chart, pen)?;
+        self.legend(&legend, pen)
+    }
+
+    fn chart<B: DrawingBackend>(&self, area: &Area<B>, pen: Pen) -> Drawn<B> {
+        let mut chart = ChartBuilder::on(area)
+            .margin(pen.units(8))
+            .margin_right(pen.units(26))
+            .x_label_area_size(pen.units(48))
+            .y_label_area_size(pen.units(74))
+            .build_cartesian_2d(self.x.clone(), 0.0..self.y_max)?;
         chart
             .configure_mesh()
-            .x_desc(&panel.x_label)
-            .y_desc(&panel.y_label)
-            .x_labels(panel.x_ticks)
+            .x_desc(&self.x_label)
+            .y_desc(&self.y_label)
+            .x_labels(self.x_ticks)
             .y_labels(11)
-            .x_label_formatter(&|x| tick(*x, is_x_whole))
+            .x_label_formatter(&|x| tick(*x, self.is_x_whole))
             .y_label_formatter(&|y| format!("{:.0} %", 100.0 * y))
-            .axis_style(self.theme.text().stroke_width(self.scale))
-            .bold_line_style(self.theme.grid().stroke_width(self.scale))
+            .axis_style(pen.theme.axis().stroke_width(pen.units(1)))
+            .bold_line_style(pen.theme.grid().stroke_width(pen.units(1)))
             .light_line_style(TRANSPARENT)
-            .axis_desc_style(self.text(14))
-            .label_style(self.text(13))
-            .set_all_tick_mark_size(self.units(6))
+            .axis_desc_style(pen.text(16))
+            .label_style(pen.text(15))
+            .set_all_tick_mark_size(pen.units(6))
             .draw()?;
-        for curve in &panel.curves {
-            let line = self.theme.curve(curve.color).stroke_width(self.units(2));
-            if curve.marker == Marker::None && panel.curves.len() > 1 {
-                let (dash, gap) = (self.units(6), self.units(4));
-                let points = curve.line.iter().copied();
-                chart.draw_series(DashedLineSeries::new(points, dash, gap, line))?;
-            } else {
-                chart.draw_series(LineSeries::new(curve.line.iter().copied(), line))?;
+        let plane = chart.plotting_area();
+        for curve in &self.curves {
+            let stroke = curve.stroke(pen);
+            stroke.draw(plane, &curve.line, pen)?;
+            for &point in &curve.marks {
+                stroke.mark(plane, point, pen)?;
             }
-            let plane = chart.plotting_area();
-            for point in &curve.marks {
-                let (x, y) = plane.map_coordinate(point);
-                let (left, top) = chart_area.get_base_pixel();
-                self.marker(&chart_area, (x - left, y - top), curve)?;
-            }
-        }
-        self.legend(&legend, &panel.curves)
-    }
-
-    /// Samples of the curves and their names, in the middle.
-    fn legend<B: DrawingBackend>(&self, area: &Area<'_, B>, curves: &[Curve]) -> Drawn<B> {
-        let text = self.text(13).pos(Pos::new(HPos::Left, VPos::Center));
-        let (sample, gap, space) = (self.units(26), self.units(6), self.units(18));
-        let mut widths = vec![];
-        for curve in curves {
-            let (width, _) = area.estimate_text_size(&curve.name, &text)?;
-            widths.push(sample + gap + width + space);
-        }
-        let (width, height) = area.dim_in_pixel();
-        let total = widths.iter().sum::<u32>().saturating_sub(space);
-        let mut x = (width.saturating_sub(total) / 2) as i32;
-        let y = height as i32 / 2;
-        for (curve, width) in curves.iter().zip(widths) {
-            let line = self.theme.curve(curve.color).stroke_width(self.units(2));
-            let end = x + sample as i32;
-            if curve.marker == Marker::None && curves.len() > 1 {
-                let dash = self.units(6) as i32;
-                let mut start = x;
-                while start < end {
-                    let stop = (start + dash).min(end);
-                    area.draw(&PathElement::new([(start, y), (stop, y)], line))?;
-                    start += dash + self.units(4) as i32;
-                }
-            } else {
-                area.draw(&PathElement::new([(x, y), (end, y)], line))?;
-            }
-            self.marker(area, ((x + end) / 2, y), curve)?;
-            area.draw_text(&curve.name, &text, (end + gap as i32, y))?;
-            x += width as i32;
         }
         Ok(())
     }
 
-    fn marker<B: DrawingBackend>(
-        &self,
-        area: &Area<'_, B>,
-        (x, y): (i32, i32),
-        curve: &Curve,
-    ) -> Drawn<B> {
-        let color = self.theme.curve(curve.color);
-        let size = self.units(4) as i32;
-        match curve.marker {
-            Marker::None => Ok(()),
-            Marker::Circle => area.draw(&Circle::new((x, y), size, color.filled())),
-            Marker::Triangle => area.draw(&TriangleMarker::new(
-                (x, y),
-                size + size / 2,
-                color.filled(),
-            )),
-            Marker::Cross => {
-                area.draw(&Cross::new((x, y), size, color.stroke_width(self.units(2))))
-            }
-            Marker::Square => {
-                let corners = [(x - size, y - size), (x + size, y + size)];
-                area.draw(&Rectangle::new(corners, color.filled()))
+    /// Samples of the curves and their names, in the middle, in as many lines as they need. One
+    /// curve is named by the panel.
+    fn legend<B: DrawingBackend>(&self, area: &Area<B>, pen: Pen) -> Drawn<B> {
+        if self.curves.len() < 2 {
+            return Ok(());
+        }
+        let text = pen.text(15).pos(Pos::new(HPos::Left, VPos::Center));
+        let (sample, gap, space) = (pen.units(28), pen.units(6), pen.units(18));
+        let (width, _) = area.dim_in_pixel();
+        let mut lines: Vec<(u32, Vec<(&Curve, u32)>)> = vec![];
+        for curve in &self.curves {
+            let (name_width, _) = area.estimate_text_size(&curve.name, &text)?;
+            let entry = sample + gap + name_width;
+            match lines.last_mut() {
+                Some((taken, entries)) if *taken + space + entry < width => {
+                    *taken += space + entry;
+                    entries.push((curve, entry));
+                }
+                _ => lines.push((entry, vec![(curve, entry)])),
             }
         }
+        for (line, (taken, entries)) in lines.iter().enumerate() {
+            let mut x = (width.saturating_sub(*taken) / 2) as i32;
+            let y = (pen.units(LEGEND_LINE) * line as u32 + pen.units(LEGEND_LINE / 2)) as i32;
+            for (curve, entry) in entries {
+                let stroke = curve.stroke(pen);
+                stroke.sample(area, (x, y), sample as i32, pen)?;
+                area.draw_text(&curve.name, &text, (x + (sample + gap) as i32, y))?;
+                x += (entry + space) as i32;
+            }
+        }
+        Ok(())
     }
 }
 
