@@ -281,6 +281,17 @@ fn source_of_keys(keys: &[String], options: &Options) -> Result<Source, String> 
     })
 }
 
+/// Refuses columns that are wanted and that nobody can tell from others.
+fn check_unique(names: &[String], wanted: &[String]) -> Result<(), String> {
+    for name in wanted {
+        let found = names.iter().filter(|known| *known == name).count();
+        if found > 1 {
+            return Err(format!("expected one column `{name}`, found {found}"));
+        }
+    }
+    Ok(())
+}
+
 /// A group's name for people, not longer than a line.
 fn label(name: &[u8]) -> Box<str> {
     const MOST: usize = 120;

@@ -5,6 +5,7 @@ mod expected;
 mod formats;
 mod hostile;
 mod methods;
+mod parquet;
 mod plots;
 mod warnings;
 
