@@ -274,55 +274,6 @@ fn huge_numbers_are_not_finite_and_huge_steps_are_steps() {
     assert_eq!(report_of_lines(row).unwrap().rewards.nonfinite, 1);
 }
 
-#[test]
-fn csv_rows_that_do_not_fit_are_broken_lines() {
-    let mut options = skipping();
-    options.columns.group = Some("g".to_string());
-    options.columns.rewards = vec!["r".parse().unwrap()];
-    let read =
-        |content: &[u8], options: &Options| Files::new(&[("a.csv", content)]).report(options);
-    let content = b"g,r,text\na,1,x\na,0\na,2,\"many\nlines\"\na,x,y\n\xff,1,z\na,,w\na,nan,v\n";
-    let report = read(content, &options).unwrap();
-    assert_eq!(
-        (
-            report.responses,
-            report.broken_lines,
-            report.rewards.nonfinite
-        ),
-        (4, 3, 2)
-    );
-    let message = &report.warnings[0].message;
-    for place in [
-        "a.csv:3: expected 3 columns, found 2",
-        "a.csv:6: column `r`",
-        "a.csv:7: expected UTF-8",
-    ] {
-        assert!(message.contains(place), "{message}");
-    }
-    options.skip_bad = false;
-    let error = read(content, &options).unwrap_err();
-    assert!(
-        error.contains("a.csv:3: expected 3 columns, found 2"),
-        "{error}"
-    );
-    // All rows behind an open quote would be one field.
-    let error = read(b"g,r,text\na,1,x\na,0,\"open\na,1,y\na,1,z\n", &options).unwrap_err();
-    assert!(
-        error.contains("a.csv:3: expected the end of the quoted field"),
-        "{error}"
-    );
-    for (content, rows) in [
-        (b"g,r\r\na,1\r\nb,0\r\n" as &[u8], 2),
-        (b"\xef\xbb\xbfg,r\na,1", 1),
-        (b"\"g\",\"r\"\na,1\n\n\nb,0\n", 2),
-        (b"g,r\n5\" disk,1\n3\" disk,0\n2\" disk,0\n", 3),
-    ] {
-        assert_eq!(read(content, &options).unwrap().responses, rows);
-    }
-    let error = read(b"g,r\n", &options).unwrap_err();
-    assert!(error.contains("found none in 1 files"), "{error}");
-}
-
 /// Every cut and many changed bytes of a real file: refused or read, never a panic.
 #[test]
 fn parquet_files_that_are_damaged() {

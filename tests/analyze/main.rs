@@ -1,6 +1,7 @@
 //! Rollout files: what is found in them, and what is said about them.
 
 mod columns;
+mod csv;
 mod expected;
 mod formats;
 mod hostile;
