@@ -202,16 +202,21 @@ pub(super) fn detect(input: &Input, options: &Options) -> Result<Option<Source>>
 /// Of UTF-8, which some programs put before the first line.
 pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
+/// What is said of compressed files, and that this program unpacks them.
+pub(super) fn compressed(program: &str) -> String {
+    format!("expected text or parquet, found compressed data (qae analyze <({program} FILE))")
+}
+
 /// What a file that cannot be read is instead.
 fn foreign(head: &[u8]) -> Option<String> {
-    let pipe = |program| {
-        format!("expected text or parquet, found compressed data (qae analyze <({program} FILE))")
-    };
     match head {
-        [0x1f, 0x8b, ..] => Some(pipe("zcat")),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(pipe("zstdcat")),
-        [b'B', b'Z', b'h', ..] => Some(pipe("bzcat")),
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => Some(pipe("xzcat")),
+        [0x1f, 0x8b, ..] => Some(compressed("zcat")),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(compressed("zstdcat")),
+        [b'B', b'Z', b'h', ..] => Some(compressed("bzcat")),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => Some(compressed("xzcat")),
+        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => {
+            Some("expected text or parquet, found an Arrow IPC (feather) file".to_string())
+        }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("expected UTF-8, found UTF-16".to_string()),
         _ => None,
     }

@@ -9,6 +9,11 @@ use std::sync::Mutex;
 /// What is read of a file to tell its format; more if its first line is longer.
 const HEAD_BYTES: u64 = 64 << 10;
 
+/// Whether a path is the one that stands for standard input.
+pub(super) fn is_standard_input(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// A file, a pipe or a device.
 pub(super) struct Input {
     pub(super) path: PathBuf,

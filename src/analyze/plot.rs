@@ -5,13 +5,13 @@ mod theme;
 
 pub use theme::Theme;
 
-use super::{Analysis, ByK, ByStep, GroupSize};
+use super::{Analysis, ByK, ByStep, GroupSize, files};
 use crate::config::Interpolation;
 use crate::error::{Error, Result};
-use crate::io::write_whole;
+use crate::io::{check_place, write_whole};
 use draw::{Curve, Marker, Panel, draw};
 use plotters::prelude::{BitMapBackend, IntoDrawingArea, SVGBackend};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// In units of the drawing: pixels of an SVG, half as many as a PNG has.
 const SIZE: (u32, u32) = (1280, 560);
@@ -28,6 +28,43 @@ const MAX_MARKED_STEPS: usize = 40;
 /// Of a curve over K.
 const MAX_JUMPS: u64 = 128;
 
+/// The kinds of pictures.
+#[derive(Clone, Copy)]
+enum Kind {
+    Svg,
+    Png,
+}
+
+impl Kind {
+    fn of(path: &Path) -> Result<Self> {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match extension.map(str::to_ascii_lowercase).as_deref() {
+            Some("svg") => Ok(Self::Svg),
+            Some("png") => Ok(Self::Png),
+            _ => {
+                let expected = "a name that ends in .svg or .png";
+                Err(Error::invalid("--plot", expected, path.display()))
+            }
+        }
+    }
+}
+
+/// Whether [`write`] could write to `path` without losing one of the files that `inputs`, files and
+/// folders, name: reading them may take a while.
+///
+/// # Errors
+/// [`Error::Invalid`] if the name ends in neither `.svg` nor `.png`, or is another name of an input;
+/// [`Error::File`] if the folder does not exist, the file may not be replaced, or a folder of
+/// `inputs` has no rollouts.
+pub fn check(path: &Path, inputs: &[PathBuf]) -> Result<()> {
+    Kind::of(path)?;
+    if let Some(input) = files::same_file(path, files::find(inputs)?.inputs) {
+        let expected = format!("another file than the input {}", input.display());
+        return Err(Error::invalid("--plot", expected, path.display()));
+    }
+    check_place(path).map_err(|error| Error::file(path.display(), error))
+}
+
 /// Draws regimes and sparsity against K, and the active share over the steps (or the groups by
 /// successes, where there is one step), into an SVG or PNG file.
 ///
@@ -35,17 +72,13 @@ const MAX_JUMPS: u64 = 128;
 /// [`Error::Invalid`] if the name ends in neither `.svg` nor `.png`; [`Error::File`] if the file
 /// cannot be written.
 pub fn write(analysis: &Analysis, path: &Path, theme: Theme) -> Result<()> {
-    let extension = path.extension().and_then(|extension| extension.to_str());
+    let kind = Kind::of(path)?;
     let panels = [panel_of_k(analysis)?, panel_of_steps(analysis)];
     let title = title(analysis);
     let failed = |error: String| Error::file(path.display(), error);
-    let bytes = match extension.map(str::to_ascii_lowercase).as_deref() {
-        Some("svg") => svg(&title, &panels, theme),
-        Some("png") => png(&title, &panels, theme),
-        _ => {
-            let expected = "a name that ends in .svg or .png";
-            return Err(Error::invalid("--plot", expected, path.display()));
-        }
+    let bytes = match kind {
+        Kind::Svg => svg(&title, &panels, theme),
+        Kind::Png => png(&title, &panels, theme),
     };
     let bytes = bytes.map_err(|error| failed(format!("expected to draw, found {error}")))?;
     write_whole(path, &bytes).map_err(failed)

@@ -198,6 +198,7 @@ fn other_kinds_of_files_are_named() {
         ("a.jsonl", b"BZh91", "bzcat"),
         ("a.jsonl", b"\xfd7zXZ\x00", "xzcat"),
         ("a.jsonl", b"\xff\xfe{\x00", "UTF-16"),
+        ("a.parquet", b"ARROW1\x00\x00", "found an Arrow IPC"),
         (
             "a.jsonl",
             b"step,score\n1,2\n",

@@ -3,6 +3,8 @@
 mod columns;
 mod csv;
 mod expected;
+#[cfg(unix)]
+mod folders;
 mod formats;
 mod hostile;
 mod methods;
