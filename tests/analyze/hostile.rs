@@ -169,11 +169,17 @@ fn escapes_and_repeated_keys_are_those_of_json() {
 fn files_without_responses_are_refused() {
     for content in ["", "\n", " \r\n\n", "\u{feff}"] {
         let error = report_of_lines(content).unwrap_err();
-        assert_eq!(
-            error, "PATH: expected files with responses, found 1 empty files",
-            "{content:?}"
+        assert!(
+            error.ends_with("1.jsonl: expected responses, found an empty file"),
+            "{content:?}: {error}"
         );
     }
+    let files = Files::new(&[("1.jsonl", b""), ("2.jsonl", b"\n")]);
+    let error = files.report(&Options::default()).unwrap_err();
+    assert!(
+        error.contains("1.jsonl") && error.ends_with("(one of 2)"),
+        "{error}"
+    );
     let error = report_of_lines_with("oops\n", &skipping()).unwrap_err();
     assert!(error.contains("expected a JSON object"), "{error}");
     let validation = sample("nemo_rl/val_data_step2.jsonl");
@@ -247,6 +253,47 @@ fn a_line_without_end_is_counted_as_broken() {
     );
     let report = report_of_lines_with(&content, &skipping()).unwrap();
     assert_eq!((report.responses, report.broken_lines), (8, 1));
+}
+
+/// The limit is the line's, not that of what tells the format.
+#[test]
+fn a_first_line_without_end_is_named_as_any_other() {
+    let long = "{\"x\": \"".to_string() + &"x".repeat(70_000_000) + "\n";
+    for content in [long.clone() + &good(), long.clone()] {
+        let error = report_of_lines(&content).unwrap_err();
+        assert!(
+            error.contains("1.jsonl:1: expected a line of at most 64 MiB"),
+            "{error}"
+        );
+    }
+    let report = report_of_lines_with(long + &good(), &skipping()).unwrap();
+    assert_eq!((report.responses, report.broken_lines), (4, 1));
+    let error = Files::new(&[("a.csv", "x,".repeat(35_000_000).as_bytes())])
+        .report(&Options::default())
+        .unwrap_err();
+    assert!(
+        error.contains("a.csv: expected a line of at most 64 MiB"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_first_good_line_tells_the_format_where_others_are_left_out() {
+    let filler = "x".repeat(200_000);
+    for first in ["oops", "[1, 2]", "{\"input\": 1", &filler, "\u{feff}x"] {
+        let content = format!("{first}\n{}", good());
+        for name in ["1.jsonl", "rollouts"] {
+            let files = Files::new(&[(name, content.as_bytes())]);
+            let path = files.0.path().join(name);
+            let report = crate::report_of(&[path], &skipping()).unwrap();
+            assert_eq!((report.responses, report.broken_lines), (4, 1), "{first}");
+        }
+    }
+    let content = "{\"run\": 5}\n".to_string() + &good();
+    let error = report_of_lines_with(content, &skipping()).unwrap_err();
+    assert!(error.contains("1.jsonl:1: expected the column"), "{error}");
+    let error = report_of_lines_with("[\n{\"input\": 1},\n]", &skipping()).unwrap_err();
+    assert!(error.contains("found a list"), "{error}");
 }
 
 #[test]

@@ -250,6 +250,26 @@ fn a_plot_is_written_beside_the_report() {
     assert_eq!(fs::read(&copy).unwrap(), fs::read(ROLLOUTS).unwrap());
 }
 
+#[test]
+fn a_dash_is_standard_input() {
+    let run = |path: &str, args: &[&str]| {
+        let args = [&["analyze", "-", "--format", "json"], args].concat();
+        let input = fs::File::open(path).unwrap();
+        command(&args).stdin(input).output().unwrap()
+    };
+    let report: Value = serde_json::from_slice(&run(ROLLOUTS, &[]).stdout).unwrap();
+    assert_eq!(report, json(&[ROLLOUTS]));
+    // Twice the same, by whatever name, is read once.
+    let report: Value = serde_json::from_slice(&run(ROLLOUTS, &[ROLLOUTS, "-"]).stdout).unwrap();
+    assert_eq!(report["responses"], 2048);
+    let error = run("tests/data/rollouts/parquet/zstd.parquet", &[]).stderr;
+    let error = String::from_utf8(error).unwrap();
+    assert!(
+        error.starts_with("qae: standard input: expected a file, which parquet needs"),
+        "{error}"
+    );
+}
+
 /// Also where a folder has it, under another name.
 #[test]
 #[cfg(unix)]
