@@ -71,7 +71,7 @@ pub struct Analysis {
 }
 
 /// Reads files, and the rollout files of folders, and says what quantile advantages with each K
-/// would do to them.
+/// would do to them. The path `-` is standard input.
 ///
 /// Uses rayon's current thread pool. Holds sixteen bytes for each response, and some more for each
 /// group and step. Results do not depend on the number of threads.

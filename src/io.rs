@@ -14,7 +14,7 @@ pub use case::{Batch, Case, Level};
 pub use output::{Precision, Provenance, Results, write_output};
 pub use tensor_file::TensorFile;
 
-pub(crate) use output::write_whole;
+pub(crate) use output::{check_place, write_whole};
 pub(crate) use strict_json::config as read_config;
 
 #[cfg(test)]

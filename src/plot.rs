@@ -10,7 +10,7 @@ pub use pen::Pen;
 pub use theme::{Ink, Theme};
 
 use crate::error::{Error, Result};
-use crate::io::write_whole;
+use crate::io::{check_place, write_whole};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
@@ -40,20 +40,45 @@ pub trait Picture {
     fn draw<B: DrawingBackend>(&self, area: &Area<B>, pen: Pen) -> Drawn<B>;
 }
 
+/// The kinds of files.
+#[derive(Clone, Copy)]
+enum Kind {
+    Svg,
+    Png,
+}
+
+impl Kind {
+    fn of(path: &Path) -> Result<Self> {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        match extension.map(str::to_ascii_lowercase).as_deref() {
+            Some("svg") => Ok(Self::Svg),
+            Some("png") => Ok(Self::Png),
+            _ => {
+                let expected = "a name that ends in .svg or .png";
+                Err(Error::invalid("plot", expected, path.display()))
+            }
+        }
+    }
+}
+
+/// Whether [`write`] would find a place, for those who want to know before there is a picture.
+///
+/// # Errors
+/// Those of [`write`], but for what only writing shows.
+pub fn check(path: &Path) -> Result<()> {
+    Kind::of(path)?;
+    check_place(path).map_err(|error| Error::file(path.display(), error))
+}
+
 /// Draws into an SVG or PNG file, all of it or nothing.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the name ends in neither `.svg` nor `.png`; [`Error::File`] if the file
 /// cannot be written.
 pub fn write(picture: &impl Picture, path: &Path, theme: Theme) -> Result<()> {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    let bytes = match extension.map(str::to_ascii_lowercase).as_deref() {
-        Some("svg") => svg(picture, theme).map(String::into_bytes),
-        Some("png") => png(picture, theme),
-        _ => {
-            let expected = "a name that ends in .svg or .png";
-            return Err(Error::invalid("plot", expected, path.display()));
-        }
+    let bytes = match Kind::of(path)? {
+        Kind::Svg => svg(picture, theme).map(String::into_bytes),
+        Kind::Png => png(picture, theme),
     };
     let failed = |error: String| Error::file(path.display(), error);
     let bytes = bytes.map_err(|error| failed(format!("expected to draw, found {error}")))?;

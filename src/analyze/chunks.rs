@@ -11,6 +11,11 @@ use std::io::Read;
 /// A longer line is no rollout but a file without line breaks.
 pub(super) const MAX_LINE: usize = 64 << 20;
 
+/// What is said of a longer line.
+pub(super) fn too_long() -> String {
+    format!("expected a line of at most {} MiB", MAX_LINE >> 20)
+}
+
 /// Of a batch, which all threads together work on.
 const BATCH_BYTES: usize = 32 << 20;
 

@@ -1,11 +1,10 @@
 //! Which files of a folder hold training rollouts.
 
+use super::formats::compressed;
+use super::input::is_standard_input;
 use crate::error::{Error, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-
-/// Folders deeper than this are a loop of links.
-const MAX_DEPTH: usize = 16;
 
 /// The files to read, and what the folders have besides.
 #[derive(Default)]
@@ -13,36 +12,26 @@ pub(super) struct Files {
     pub(super) inputs: Vec<PathBuf>,
     /// Why so many files of the folders are not read.
     pub(super) not_read: Vec<(usize, &'static str)>,
-    /// Files that were named more than once, and are read once.
+    /// Files that were named more than once, or have several names, and are read once.
     pub(super) named_twice: usize,
 }
 
 /// The files that `paths` name, those of a folder in the order of their numbers.
 ///
 /// # Errors
-/// [`Error::File`] if a path does not exist, or a folder has no rollouts.
+/// [`Error::File`] if a folder cannot be read or has no rollouts.
 pub(super) fn find(paths: &[PathBuf]) -> Result<Files> {
     let mut files = Files::default();
     let mut seen = BTreeSet::new();
     for path in paths {
-        let found = if path.is_dir() {
-            let mut found = vec![];
-            walk(path, MAX_DEPTH, &mut found)?;
-            let num_found = found.len();
-            let chosen = choose(found, &mut files.not_read);
-            if chosen.is_empty() {
-                let found = format!("none ({num_found} other files)");
-                let message = format!("expected .jsonl, .csv or .parquet files, found {found}");
-                return Err(Error::file(path.display(), message));
-            }
-            chosen
+        let found = if !is_standard_input(path) && path.is_dir() {
+            of_folder(path, &mut files.not_read)?
         } else {
             vec![path.clone()]
         };
         for path in found {
-            // Pipes have no other name.
-            let name = path.canonicalize().unwrap_or_else(|_| path.clone());
-            if seen.insert(name) {
+            // What is not there is refused when it is opened.
+            if node(&path).is_none_or(|node| seen.insert(node)) {
                 files.inputs.push(path);
             } else {
                 files.named_twice += 1;
@@ -52,32 +41,121 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Files> {
     Ok(files)
 }
 
-fn walk(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
-    let unreadable = |error: std::io::Error| {
-        Error::file(
-            folder.display(),
-            format!("expected a folder, found {error}"),
-        )
+/// The first of the inputs that is the same file as `path`.
+pub(super) fn same_file(path: &Path, inputs: Vec<PathBuf>) -> Option<PathBuf> {
+    let target = node(path)?;
+    inputs
+        .into_iter()
+        .find(|input| node(input).as_ref() == Some(&target))
+}
+
+/// What tells a file or folder from all others: device and number.
+#[cfg(unix)]
+type Node = (u64, u64);
+
+/// As far as names tell.
+#[cfg(not(unix))]
+type Node = PathBuf;
+
+/// What the path leads to, if anything.
+#[cfg(unix)]
+fn node(path: &Path) -> Option<Node> {
+    use std::os::unix::fs::MetadataExt;
+    let path = if is_standard_input(path) {
+        Path::new("/dev/stdin")
+    } else {
+        path
     };
-    let mut paths = vec![];
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        paths.push(entry.map_err(unreadable)?.path());
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn node(path: &Path) -> Option<Node> {
+    path.canonicalize().ok()
+}
+
+/// The rollouts of a folder.
+fn of_folder(folder: &Path, not_read: &mut Vec<(usize, &'static str)>) -> Result<Vec<PathBuf>> {
+    let mut walk = Walk::default();
+    walk.folder(folder)?;
+    let num_others = walk.found.len() + walk.skipped.values().sum::<usize>();
+    let packed = walk.found.iter().find_map(|path| {
+        let program = unpacks(path)?;
+        Some(Error::file(path.display(), compressed(program)))
+    });
+    let chosen = choose(walk.found, not_read);
+    if chosen.is_empty() {
+        let found = format!("none ({num_others} other files)");
+        let message = format!("expected .jsonl, .csv or .parquet files, found {found}");
+        return Err(packed.unwrap_or_else(|| Error::file(folder.display(), message)));
     }
-    paths.sort_by_cached_key(|path| natural(path));
-    for path in paths {
+    let skipped = walk.skipped.into_iter();
+    not_read.extend(skipped.map(|(what, count)| (count, what)));
+    Ok(chosen)
+}
+
+/// The program that unpacks a file with this name.
+fn unpacks(path: &Path) -> Option<&'static str> {
+    match path.extension()?.to_str()? {
+        "gz" => Some("zcat"),
+        "zst" => Some("zstdcat"),
+        "bz2" => Some("bzcat"),
+        "xz" => Some("xzcat"),
+        _ => None,
+    }
+}
+
+const HIDDEN: &str = "(hidden; a folder counts as one)";
+const DANGLING: &str = "(links to nothing)";
+const NO_FILES: &str = "(pipes, sockets or devices)";
+
+/// What is found below a folder.
+#[derive(Default)]
+struct Walk {
+    found: Vec<PathBuf>,
+    /// How many of what kind are no candidates.
+    skipped: BTreeMap<&'static str, usize>,
+    /// Links may lead to a folder again, or around in a loop.
+    visited: BTreeSet<Node>,
+}
+
+impl Walk {
+    fn folder(&mut self, folder: &Path) -> Result<()> {
+        if !node(folder).is_none_or(|node| self.visited.insert(node)) {
+            return Ok(());
+        }
+        let unreadable = |error: std::io::Error| {
+            let message = format!("expected a folder, found {error}");
+            Error::file(folder.display(), message)
+        };
+        let mut paths = vec![];
+        for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+            paths.push(entry.map_err(unreadable)?.path());
+        }
+        // A link `latest` would hide the number of the folder that it leads to.
+        let is_linked_folder = |path: &Path| path.is_symlink() && path.is_dir();
+        paths.sort_by_cached_key(|path| (is_linked_folder(path), natural(path)));
+        paths.into_iter().try_for_each(|path| self.entry(path))
+    }
+
+    fn entry(&mut self, path: PathBuf) -> Result<()> {
         let is_hidden = path
             .file_name()
             .is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
-        if is_hidden {
-            continue;
-        }
-        if !path.is_dir() {
-            found.push(path);
-        } else if depth > 0 {
-            walk(&path, depth - 1, found)?;
-        }
+        let what = match path.metadata() {
+            _ if is_hidden => HIDDEN,
+            Ok(metadata) if metadata.is_dir() => return self.folder(&path),
+            Ok(metadata) if !metadata.is_file() => NO_FILES,
+            Err(_) if path.is_symlink() => DANGLING,
+            _ => {
+                self.found.push(path);
+                return Ok(());
+            }
+        };
+        *self.skipped.entry(what).or_default() += 1;
+        Ok(())
     }
-    Ok(())
 }
 
 /// A key by which `2.jsonl` comes before `10.jsonl`.
@@ -195,7 +273,7 @@ mod tests {
             (
                 &["10.jsonl", "2.jsonl", "1.jsonl", "notes.txt", ".hidden"] as &[&str],
                 &["1.jsonl", "2.jsonl", "10.jsonl"] as &[&str],
-                1,
+                2,
             ),
             (
                 &["exp_1/train_data_step2.jsonl", "exp_1/val_data_step2.jsonl"],

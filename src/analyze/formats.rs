@@ -10,7 +10,8 @@ mod table;
 
 pub(crate) use caught::hide_caught_panics;
 
-use super::input::Input;
+use super::chunks::{MAX_LINE, too_long};
+use super::input::{Input, MAX_HEAD};
 use super::json;
 use super::options::Options;
 use super::record::Record;
@@ -192,9 +193,10 @@ impl Source {
 ///
 /// # Errors
 /// [`Error::File`] if it is none of the formats, or lacks a column.
-pub(super) fn detect(input: &Input, options: &Options) -> Result<Option<Source>> {
+pub(super) fn detect(input: &mut Input, options: &Options) -> Result<Option<Source>> {
     let head = input.head();
-    let refuse = |message: String| Error::file(input.name(), message);
+    let name = input.name();
+    let refuse = |message: String| Error::file(&name, message);
     if let Some(what) = foreign(head) {
         return Err(refuse(what));
     }
@@ -205,62 +207,102 @@ pub(super) fn detect(input: &Input, options: &Options) -> Result<Option<Source>>
             let source = parquet_file::source(input, options);
             source.map(Some).map_err(refuse)
         }
-        Some(b'[') => Err(refuse(
-            "expected one JSON object a line, found a list (`jq -c '.[]'` makes lines of it)"
-                .to_string(),
-        )),
-        Some(byte) if *byte == b'{' || is_json_name(input) => json_source(input, options).map(Some),
+        Some(b'[') if !options.skip_bad => Err(refuse(LIST.to_string())),
+        Some(b'{' | b'[') => json_source(input, options).map(Some),
+        _ if is_json_name(input) => json_source(input, options).map(Some),
+        _ if options.skip_bad && has_json_line(input) => json_source(input, options).map(Some),
+        _ if !input.is_head_all() && !text.contains(&b'\n') => Err(refuse(too_long())),
         _ => csv_file::source(head, options).map(Some).map_err(refuse),
     }
 }
 
+const LIST: &str =
+    "expected one JSON object a line, found a list (`jq -c '.[]'` makes lines of it)";
+const NO_LINE: &str = "expected a JSON object a line, found none";
+
 /// Of UTF-8, which some programs put before the first line.
 pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
+/// What is said of compressed files, and that this program unpacks them.
+pub(super) fn compressed(program: &str) -> String {
+    format!("expected text or parquet, found compressed data (qae analyze <({program} FILE))")
+}
+
 /// What a file that cannot be read is instead.
 fn foreign(head: &[u8]) -> Option<String> {
-    let pipe = |program| {
-        format!("expected text or parquet, found compressed data (qae analyze <({program} FILE))")
-    };
     match head {
-        [0x1f, 0x8b, ..] => Some(pipe("zcat")),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(pipe("zstdcat")),
-        [b'B', b'Z', b'h', ..] => Some(pipe("bzcat")),
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => Some(pipe("xzcat")),
+        [0x1f, 0x8b, ..] => Some(compressed("zcat")),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(compressed("zstdcat")),
+        [b'B', b'Z', b'h', ..] => Some(compressed("bzcat")),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => Some(compressed("xzcat")),
+        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => {
+            Some("expected text or parquet, found an Arrow IPC (feather) file".to_string())
+        }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("expected UTF-8, found UTF-16".to_string()),
         _ => None,
     }
 }
 
 fn is_json_name(input: &Input) -> bool {
-    let extension = input.path.extension().and_then(|name| name.to_str());
-    matches!(extension, Some("jsonl" | "ndjson" | "json"))
+    has_extension(input, &["jsonl", "ndjson", "json"])
 }
 
-/// By the keys of the first line that is whole.
-fn json_source(input: &Input, options: &Options) -> Result<Source> {
-    let head = input.head();
-    let head = head.strip_prefix(BOM).unwrap_or(head);
-    for (number, line) in head.split(|&byte| byte == b'\n').enumerate() {
-        let line = line.trim_ascii_end();
-        if line.is_empty() {
-            continue;
+fn has_extension(input: &Input, known: &[&str]) -> bool {
+    let extension = input.path.extension().and_then(|name| name.to_str());
+    extension.is_some_and(|extension| known.contains(&extension))
+}
+
+/// Of a file whose name does not say what it is, and whose first line is broken.
+fn has_json_line(input: &Input) -> bool {
+    let mut lines = input.head().split(|&byte| byte == b'\n');
+    !has_extension(input, &["csv", "tsv"]) && lines.any(|line| line.starts_with(b"{"))
+}
+
+/// By the keys of the first line, or the first good one where others are left out.
+fn json_source(input: &mut Input, options: &Options) -> Result<Source> {
+    let name = input.name();
+    let (mut start, mut number) = (0, 1);
+    loop {
+        let place = || format!("{name}:{number}");
+        let rest = &input.head()[start..];
+        let length = match memchr::memchr(b'\n', rest) {
+            Some(at) => at + 1,
+            None if input.is_head_all() => rest.len(),
+            None if !options.skip_bad => return Err(Error::file(place(), too_long())),
+            None if input.head().len() > MAX_HEAD => {
+                let message = format!("expected a good line in the first {} MiB", MAX_HEAD >> 20);
+                return Err(Error::file(name, message));
+            }
+            None => {
+                input.extend_head(MAX_HEAD)?;
+                continue;
+            }
+        };
+        if length == 0 {
+            let is_list = input.head().trim_ascii_start().starts_with(b"[");
+            let message = if is_list { LIST } else { NO_LINE };
+            return Err(Error::file(name, message));
         }
-        let place = || format!("{}:{}", input.name(), number + 1);
+        let line = &rest[..length];
+        let line = line.strip_prefix(BOM).unwrap_or(line).trim_ascii_end();
         match keys(line) {
+            _ if line.is_empty() => {}
             Ok(keys) => {
                 let source = source_of_keys(&keys, options);
-                return source.map_err(|error| Error::file(input.name(), error));
+                return source.map_err(|error| Error::file(place(), error));
             }
             Err(_) if options.skip_bad => {}
             Err(error) => return Err(Error::file(place(), error)),
         }
+        start += length;
+        number += 1;
     }
-    let message = "expected a JSON object a line, found none";
-    Err(Error::file(input.name(), message))
 }
 
 fn keys(line: &[u8]) -> Result<Vec<String>, String> {
+    if line.len() > MAX_LINE {
+        return Err(too_long());
+    }
     let mut keys = vec![];
     json::fields(line, |key, _| {
         keys.extend(json::decode(key));
@@ -299,6 +341,17 @@ fn source_of_keys(keys: &[String], options: &Options) -> Result<Source, String> 
 /// What stands for the entropy of the policy where a file has the log-probs of what it drew.
 fn estimate(log_probs: &str) -> String {
     format!("mean -log p of {log_probs} (an estimate)")
+}
+
+/// Refuses columns that are wanted and that nobody can tell from others.
+fn check_unique(names: &[String], wanted: &[String]) -> Result<(), String> {
+    for name in wanted {
+        let found = names.iter().filter(|known| *known == name).count();
+        if found > 1 {
+            return Err(format!("expected one column `{name}`, found {found}"));
+        }
+    }
+    Ok(())
 }
 
 /// A group's name for people, not longer than a line.

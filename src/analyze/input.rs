@@ -1,13 +1,23 @@
 //! A file to be read, and the files of a folder.
 
+use super::chunks::MAX_LINE;
 use crate::error::{Error, Result};
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// What is read of a file to tell its format; more if its first line is longer.
+/// What is read of a file at once to tell its format.
 const HEAD_BYTES: u64 = 64 << 10;
+
+/// Where lines are left out, the first good one tells the format: not more than this is kept until
+/// it comes.
+pub(super) const MAX_HEAD: usize = 4 * MAX_LINE;
+
+/// Whether a path is the one that stands for standard input.
+pub(super) fn is_standard_input(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
 
 /// A file, a pipe or a device.
 pub(super) struct Input {
@@ -20,34 +30,66 @@ pub(super) struct Input {
     /// Cannot be opened twice.
     pipe: Mutex<Option<Box<dyn Read + Send>>>,
     head: Vec<u8>,
+    is_head_all: bool,
 }
 
 impl Input {
     pub(super) fn new(path: PathBuf) -> Result<Self> {
         let mut input = Self {
             size: 0,
-            is_pipe: false,
+            is_pipe: true,
             step: step_of(&path),
             path,
             pipe: Mutex::new(None),
             head: vec![],
+            is_head_all: false,
         };
-        let mut file = File::open(&input.path).map_err(|error| input.unreadable(&error))?;
-        let metadata = file.metadata().map_err(|error| input.unreadable(&error))?;
-        let head = read_head(&mut file, &mut input.head);
-        head.map_err(|error| input.unreadable(&error))?;
-        if metadata.is_file() {
-            input.size = metadata.len();
+        if is_standard_input(&input.path) {
+            input.pipe = Mutex::new(Some(Box::new(std::io::stdin())));
         } else {
-            input.pipe = Mutex::new(Some(Box::new(file)));
-            input.is_pipe = true;
+            let file = File::open(&input.path).map_err(|error| input.unreadable(&error))?;
+            let metadata = file.metadata().map_err(|error| input.unreadable(&error))?;
+            if metadata.is_file() {
+                input.size = metadata.len();
+                input.is_pipe = false;
+            } else {
+                input.pipe = Mutex::new(Some(Box::new(file)));
+            }
         }
+        input.extend_head(MAX_LINE)?;
         Ok(input)
+    }
+
+    /// Reads on until there is another whole line that is not blank, or more than `limit` bytes.
+    pub(super) fn extend_head(&mut self, limit: usize) -> Result<()> {
+        let mut head = std::mem::take(&mut self.head);
+        let pipe = self.pipe.lock().ok().and_then(|mut pipe| pipe.take());
+        let mut reader = match pipe {
+            Some(pipe) => pipe,
+            None => {
+                let mut file = self.file()?;
+                let start = file.seek(SeekFrom::Start(head.len() as u64));
+                start.map_err(|error| self.unreadable(&error))?;
+                Box::new(file)
+            }
+        };
+        let is_all = read_line(&mut *reader, limit, &mut head);
+        self.is_head_all = is_all.map_err(|error| self.unreadable(&error))?;
+        self.head = head;
+        if self.is_pipe {
+            self.pipe = Mutex::new(Some(reader));
+        }
+        Ok(())
     }
 
     /// The start of the file, at least its first line if that is not too long.
     pub(super) fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// Whether the head is all that there is.
+    pub(super) fn is_head_all(&self) -> bool {
+        self.is_head_all
     }
 
     /// Gives up the memory of [`Self::head`].
@@ -69,33 +111,45 @@ impl Input {
     /// The file, for formats that need to move in it.
     pub(super) fn file(&self) -> Result<File> {
         if self.is_pipe {
-            let message = "expected a file, which parquet needs, found a pipe";
-            return Err(Error::file(self.path.display(), message));
+            let message = "expected a file, which parquet needs, found what can be read only once";
+            return Err(Error::file(self.name(), message));
         }
         File::open(&self.path).map_err(|error| self.unreadable(&error))
     }
 
     pub(super) fn name(&self) -> String {
+        if is_standard_input(&self.path) {
+            return "standard input".to_string();
+        }
         self.path.display().to_string()
     }
 
     pub(super) fn unreadable(&self, error: &std::io::Error) -> Error {
-        Error::file(
-            self.path.display(),
-            format!("expected a file, found {error}"),
-        )
+        Error::file(self.name(), format!("expected a file, found {error}"))
     }
 }
 
-/// Reads on until there is a whole line that is not blank.
-fn read_head(file: &mut File, head: &mut Vec<u8>) -> std::io::Result<()> {
-    loop {
-        let found = file.by_ref().take(HEAD_BYTES).read_to_end(head)? as u64;
-        let has_line = head.trim_ascii_start().contains(&b'\n');
-        if found < HEAD_BYTES || has_line || head.len() > super::chunks::MAX_LINE {
-            return Ok(());
+/// Reads until what is added to `head` has a whole line that is not blank, or `head` has more than
+/// `limit` bytes; whether the file ends there.
+fn read_line(reader: &mut dyn Read, limit: usize, head: &mut Vec<u8>) -> std::io::Result<bool> {
+    let mut is_blank = true;
+    while head.len() <= limit {
+        let start = head.len();
+        if (reader.take(HEAD_BYTES).read_to_end(head)? as u64) < HEAD_BYTES {
+            return Ok(true);
+        }
+        let added = &head[start..];
+        let added = if is_blank {
+            added.trim_ascii_start()
+        } else {
+            added
+        };
+        is_blank = added.is_empty();
+        if added.contains(&b'\n') {
+            break;
         }
     }
+    Ok(false)
 }
 
 /// The number that the file's name says is a step, else that of the nearest folder `step_<number>`.

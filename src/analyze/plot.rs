@@ -4,12 +4,12 @@ mod draw;
 
 pub use crate::plot::Theme;
 
-use super::{Analysis, ByK, ByStep, GroupSize};
+use super::{Analysis, ByK, ByStep, GroupSize, files};
 use crate::config::Interpolation;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plot::{self, Ink, Marker};
 use draw::{Curve, Panel, Panels};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// K whose share is drawn over the steps.
 const MAX_STEP_CURVES: usize = 4;
@@ -20,11 +20,27 @@ const MAX_STEP_POINTS: usize = 40;
 /// Of a curve over K.
 const MAX_JUMPS: u64 = 128;
 
+/// Whether [`write`] could write to `path` without losing one of the files that `inputs`, files and
+/// folders, name: reading them may take a while.
+///
+/// # Errors
+/// [`Error::Invalid`] if the name ends in neither `.svg` nor `.png`, or is another name of an input;
+/// [`Error::File`] if the folder does not exist, the file may not be replaced, or a folder of
+/// `inputs` has no rollouts.
+pub fn check(path: &Path, inputs: &[PathBuf]) -> Result<()> {
+    plot::check(path)?;
+    if let Some(input) = files::same_file(path, files::find(inputs)?.inputs) {
+        let expected = format!("another file than the input {}", input.display());
+        return Err(Error::invalid("plot", expected, path.display()));
+    }
+    Ok(())
+}
+
 /// Draws regimes and sparsity against K, and the active share over the steps (or the groups by
 /// successes, where there is one step), into an SVG or PNG file.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if the name ends in neither `.svg` nor `.png`; [`crate::Error::File`] if the file
+/// [`Error::Invalid`] if the name ends in neither `.svg` nor `.png`; [`Error::File`] if the file
 /// cannot be written.
 pub fn write(analysis: &Analysis, path: &Path, theme: Theme) -> Result<()> {
     let panels = [panel_of_k(analysis)?, panel_of_steps(analysis)];

@@ -1,7 +1,7 @@
 //! From files to the collected responses: lines are read, parsed and collected at the same time.
 
 use super::Progress;
-use super::chunks::{Chunk, Chunks, MAX_LINE};
+use super::chunks::{Chunk, Chunks, too_long};
 use super::collector::Collector;
 use super::files::{self, Files};
 use super::formats::{
@@ -50,11 +50,11 @@ pub(super) fn read(
 ) -> Result<Data> {
     let mut files = files::find(paths)?;
     let (mut inputs, mut sources) = (vec![], vec![]);
-    let mut num_empty_files = 0;
+    let mut empty = vec![];
     for path in std::mem::take(&mut files.inputs) {
         let mut input = Input::new(path)?;
-        match detect(&input, options)? {
-            None => num_empty_files += 1,
+        match detect(&mut input, options)? {
+            None => empty.push(input.name()),
             Some(source) => {
                 check_alike(&inputs, &sources, &input, &source)?;
                 input.forget_head();
@@ -64,8 +64,7 @@ pub(super) fn read(
         }
     }
     let Some(first) = sources.first() else {
-        let found = format!("{num_empty_files} empty files");
-        return Err(Error::invalid("PATH", "files with responses", found));
+        return Err(nothing(&empty));
     };
     let (format, mut layout) = (first.format, first.describe());
     layout.entropy = entropies(&sources);
@@ -94,11 +93,24 @@ pub(super) fn read(
         layout,
         files,
         num_files,
-        num_empty_files,
+        num_empty_files: empty.len(),
         num_bytes: sink.num_bytes,
         untrained: sink.untrained,
         broken: sink.broken,
     })
+}
+
+/// All files that there are, are empty.
+fn nothing(empty: &[String]) -> Error {
+    let Some(first) = empty.first() else {
+        return Error::invalid("PATH", "files with responses", "none");
+    };
+    let among = match empty.len() {
+        1 => String::new(),
+        count => format!(" (one of {count})"),
+    };
+    let message = format!("expected responses, found an empty file{among}");
+    Error::file(first, message)
 }
 
 fn check_alike(inputs: &[Input], sources: &[Source], input: &Input, source: &Source) -> Result<()> {
@@ -264,8 +276,7 @@ fn parse_chunk(
         broken: vec![],
     };
     if chunk.is_too_long {
-        let reason = format!("expected a line of at most {} MiB", MAX_LINE >> 20);
-        part.broken.push((0, reason));
+        part.broken.push((0, too_long()));
         part.num_lines = 1;
         return part;
     }

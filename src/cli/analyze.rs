@@ -21,6 +21,9 @@ pub fn analyze(args: &AnalyzeArgs) -> Result<String> {
     hide_caught_panics();
     let options = args.options();
     let text = with_threads(|| {
+        // Before the files are read, which may take long, and again: a file that came since then
+        // must not be lost.
+        check_plot(args)?;
         let analysis = run(&args.paths, &options, &Bar::new())?;
         if let Some(path) = &args.plot {
             check_plot(args)?;
@@ -53,19 +56,9 @@ fn print(analysis: &Analysis, args: &AnalyzeArgs) -> Result<String> {
     }
 }
 
-/// A plot that replaced one of the inputs would lose it.
 fn check_plot(args: &AnalyzeArgs) -> Result<()> {
-    let Some(plot) = &args.plot else {
-        return Ok(());
-    };
-    let target = plot.canonicalize().ok();
-    for input in &args.paths {
-        if target.is_some() && input.canonicalize().ok() == target {
-            let expected = format!("another file than the input {}", input.display());
-            return Err(Error::invalid("--plot", expected, plot.display()));
-        }
-    }
-    Ok(())
+    let plot = args.plot.as_deref();
+    plot.map_or(Ok(()), |plot| plot::check(plot, &args.paths))
 }
 
 /// Options are named as in the library; the user has flags.

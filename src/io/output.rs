@@ -7,7 +7,7 @@ mod replace;
 
 use self::entry::{Entry, serialize};
 use self::gradient::{columns, row_sums};
-pub(crate) use self::replace::write_whole;
+pub(crate) use self::replace::{check_place, write_whole};
 use super::case::Case;
 use super::trl_metrics::Tokens;
 use crate::backend::{LogProbsOutput, LogitsOutput, LossOutput};

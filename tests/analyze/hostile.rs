@@ -169,11 +169,17 @@ fn escapes_and_repeated_keys_are_those_of_json() {
 fn files_without_responses_are_refused() {
     for content in ["", "\n", " \r\n\n", "\u{feff}"] {
         let error = report_of_lines(content).unwrap_err();
-        assert_eq!(
-            error, "PATH: expected files with responses, found 1 empty files",
-            "{content:?}"
+        assert!(
+            error.ends_with("1.jsonl: expected responses, found an empty file"),
+            "{content:?}: {error}"
         );
     }
+    let files = Files::new(&[("1.jsonl", b""), ("2.jsonl", b"\n")]);
+    let error = files.report(&Options::default()).unwrap_err();
+    assert!(
+        error.contains("1.jsonl") && error.ends_with("(one of 2)"),
+        "{error}"
+    );
     let error = report_of_lines_with("oops\n", &skipping()).unwrap_err();
     assert!(error.contains("expected a JSON object"), "{error}");
     let validation = sample("nemo_rl/val_data_step2.jsonl");
@@ -198,6 +204,7 @@ fn other_kinds_of_files_are_named() {
         ("a.jsonl", b"BZh91", "bzcat"),
         ("a.jsonl", b"\xfd7zXZ\x00", "xzcat"),
         ("a.jsonl", b"\xff\xfe{\x00", "UTF-16"),
+        ("a.parquet", b"ARROW1\x00\x00", "found an Arrow IPC"),
         (
             "a.jsonl",
             b"step,score\n1,2\n",
@@ -248,6 +255,47 @@ fn a_line_without_end_is_counted_as_broken() {
     assert_eq!((report.responses, report.broken_lines), (8, 1));
 }
 
+/// The limit is the line's, not that of what tells the format.
+#[test]
+fn a_first_line_without_end_is_named_as_any_other() {
+    let long = "{\"x\": \"".to_string() + &"x".repeat(70_000_000) + "\n";
+    for content in [long.clone() + &good(), long.clone()] {
+        let error = report_of_lines(&content).unwrap_err();
+        assert!(
+            error.contains("1.jsonl:1: expected a line of at most 64 MiB"),
+            "{error}"
+        );
+    }
+    let report = report_of_lines_with(long + &good(), &skipping()).unwrap();
+    assert_eq!((report.responses, report.broken_lines), (4, 1));
+    let error = Files::new(&[("a.csv", "x,".repeat(35_000_000).as_bytes())])
+        .report(&Options::default())
+        .unwrap_err();
+    assert!(
+        error.contains("a.csv: expected a line of at most 64 MiB"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_first_good_line_tells_the_format_where_others_are_left_out() {
+    let filler = "x".repeat(200_000);
+    for first in ["oops", "[1, 2]", "{\"input\": 1", &filler, "\u{feff}x"] {
+        let content = format!("{first}\n{}", good());
+        for name in ["1.jsonl", "rollouts"] {
+            let files = Files::new(&[(name, content.as_bytes())]);
+            let path = files.0.path().join(name);
+            let report = crate::report_of(&[path], &skipping()).unwrap();
+            assert_eq!((report.responses, report.broken_lines), (4, 1), "{first}");
+        }
+    }
+    let content = "{\"run\": 5}\n".to_string() + &good();
+    let error = report_of_lines_with(content, &skipping()).unwrap_err();
+    assert!(error.contains("1.jsonl:1: expected the column"), "{error}");
+    let error = report_of_lines_with("[\n{\"input\": 1},\n]", &skipping()).unwrap_err();
+    assert!(error.contains("found a list"), "{error}");
+}
+
 #[test]
 fn deep_nesting_is_refused_without_recursion() {
     let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
@@ -272,55 +320,6 @@ fn huge_numbers_are_not_finite_and_huge_steps_are_steps() {
     let digits = "9".repeat(100_000);
     let row = format!("{{\"input\":\"a\",\"output\":\"b\",\"step\":1,\"score\":{digits}}}");
     assert_eq!(report_of_lines(row).unwrap().rewards.nonfinite, 1);
-}
-
-#[test]
-fn csv_rows_that_do_not_fit_are_broken_lines() {
-    let mut options = skipping();
-    options.columns.group = Some("g".to_string());
-    options.columns.rewards = vec!["r".parse().unwrap()];
-    let read =
-        |content: &[u8], options: &Options| Files::new(&[("a.csv", content)]).report(options);
-    let content = b"g,r,text\na,1,x\na,0\na,2,\"many\nlines\"\na,x,y\n\xff,1,z\na,,w\na,nan,v\n";
-    let report = read(content, &options).unwrap();
-    assert_eq!(
-        (
-            report.responses,
-            report.broken_lines,
-            report.rewards.nonfinite
-        ),
-        (4, 3, 2)
-    );
-    let message = &report.warnings[0].message;
-    for place in [
-        "a.csv:3: expected 3 columns, found 2",
-        "a.csv:6: column `r`",
-        "a.csv:7: expected UTF-8",
-    ] {
-        assert!(message.contains(place), "{message}");
-    }
-    options.skip_bad = false;
-    let error = read(content, &options).unwrap_err();
-    assert!(
-        error.contains("a.csv:3: expected 3 columns, found 2"),
-        "{error}"
-    );
-    // All rows behind an open quote would be one field.
-    let error = read(b"g,r,text\na,1,x\na,0,\"open\na,1,y\na,1,z\n", &options).unwrap_err();
-    assert!(
-        error.contains("a.csv:3: expected the end of the quoted field"),
-        "{error}"
-    );
-    for (content, rows) in [
-        (b"g,r\r\na,1\r\nb,0\r\n" as &[u8], 2),
-        (b"\xef\xbb\xbfg,r\na,1", 1),
-        (b"\"g\",\"r\"\na,1\n\n\nb,0\n", 2),
-        (b"g,r\n5\" disk,1\n3\" disk,0\n2\" disk,0\n", 3),
-    ] {
-        assert_eq!(read(content, &options).unwrap().responses, rows);
-    }
-    let error = read(b"g,r\n", &options).unwrap_err();
-    assert!(error.contains("found none in 1 files"), "{error}");
 }
 
 /// Every cut and many changed bytes of a real file: refused or read, never a panic.

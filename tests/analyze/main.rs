@@ -2,11 +2,15 @@
 
 mod auto_k;
 mod columns;
+mod csv;
 mod expected;
+#[cfg(unix)]
+mod folders;
 mod formats;
 mod hostile;
 mod legible;
 mod methods;
+mod parquet;
 mod plots;
 mod warnings;
 

@@ -303,6 +303,63 @@ fn the_page_on_k_quotes_what_is_printed() {
 }
 
 #[test]
+fn a_dash_is_standard_input() {
+    let run = |path: &str, args: &[&str]| {
+        let args = [&["analyze", "-", "--format", "json"], args].concat();
+        let input = fs::File::open(path).unwrap();
+        command(&args).stdin(input).output().unwrap()
+    };
+    let report: Value = serde_json::from_slice(&run(ROLLOUTS, &[]).stdout).unwrap();
+    assert_eq!(report, json(&[ROLLOUTS]));
+    // Twice the same, by whatever name, is read once.
+    let report: Value = serde_json::from_slice(&run(ROLLOUTS, &[ROLLOUTS, "-"]).stdout).unwrap();
+    assert_eq!(report["responses"], 2048);
+    let error = run("tests/data/rollouts/parquet/zstd.parquet", &[]).stderr;
+    let error = String::from_utf8(error).unwrap();
+    assert!(
+        error.starts_with("qae: standard input: expected a file, which parquet needs"),
+        "{error}"
+    );
+}
+
+/// Also where a folder has it, under another name.
+#[test]
+#[cfg(unix)]
+fn a_plot_never_replaces_an_input() {
+    let folder = TempDir::new().unwrap();
+    let input = folder.path().join("1.jsonl");
+    fs::copy(ROLLOUTS, &input).unwrap();
+    let (link, hard_link) = (folder.path().join("a.svg"), folder.path().join("b.svg"));
+    std::os::unix::fs::symlink("1.jsonl", &link).unwrap();
+    fs::hard_link(&input, &hard_link).unwrap();
+    for plot in [&link, &hard_link] {
+        let error = fail(&["analyze", text(folder.path()), "--plot", text(plot)]);
+        assert!(
+            error.contains("--plot: expected another file than the input")
+                && error.contains("1.jsonl"),
+            "{error}"
+        );
+    }
+    assert_eq!(fs::read(&input).unwrap(), fs::read(ROLLOUTS).unwrap());
+}
+
+/// The file that cannot be read is never opened.
+#[test]
+fn the_place_of_a_plot_is_checked_before_anything_is_read() {
+    let folder = TempDir::new().unwrap();
+    let input = folder.path().join("1.jsonl");
+    fs::write(&input, "oops").unwrap();
+    for (plot, part) in [
+        ("plot.jpg", "expected a name that ends in .svg or .png"),
+        ("no/such/plot.svg", "expected a directory"),
+    ] {
+        let plot = folder.path().join(plot);
+        let error = fail(&["analyze", text(&input), "--plot", text(&plot)]);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn flags_that_make_no_sense_are_named() {
     for (flags, part) in [
         ("--k 1", "--k: expected numbers in (0, 1), found 1"),

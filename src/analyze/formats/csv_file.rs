@@ -1,4 +1,4 @@
-//! CSV, or tabs between the columns, with a header.
+//! CSV, or semicolons, tabs or bars between the columns, with a header.
 
 use super::table::{Field, Plan};
 use super::{BOM, Columns, Format, Range, ReadTable, Reader, Source, TableRow};
@@ -12,17 +12,24 @@ use std::io::Read;
 /// In bytes, for an upper bound of the number of rows.
 const SHORTEST_ROW: u64 = 16;
 
+/// What may stand between columns; the first one of those that a header has equally often.
+const DELIMITERS: [u8; 4] = [b'\t', b',', b';', b'|'];
+
+/// Follows the content: a line of its own unless the content ends within quotes. No line of text is
+/// the same, it is no UTF-8.
+const END: &[u8] = b"\n\xffend\xff\n";
+
 struct CsvFile {
     plan: Plan,
     /// Of each column of the plan, in the file.
     columns: Vec<usize>,
+    num_columns: usize,
     delimiter: u8,
 }
 
 pub(super) fn source(head: &[u8], options: &Options) -> Result<Source, String> {
     let head = head.strip_prefix(BOM).unwrap_or(head);
-    let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let delimiter = if line.contains(&b'\t') { b'\t' } else { b',' };
+    let delimiter = delimiter(head);
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .from_reader(head);
@@ -34,6 +41,7 @@ pub(super) fn source(head: &[u8], options: &Options) -> Result<Source, String> {
         );
     }
     let (plan, described) = Plan::new(Columns::Other, &names, &[], options)?;
+    super::check_unique(&names, &plan.names)?;
     let column = |name: &String| names.iter().position(|known| known == name);
     let columns = plan.names.iter().filter_map(column).collect();
     Ok(Source {
@@ -41,10 +49,30 @@ pub(super) fn source(head: &[u8], options: &Options) -> Result<Source, String> {
         reader: Reader::Table(Box::new(CsvFile {
             plan,
             columns,
+            num_columns: names.len(),
             delimiter,
         })),
         described,
     })
+}
+
+/// The most frequent one of the header, quotes left out.
+fn delimiter(head: &[u8]) -> u8 {
+    let (mut counts, mut is_quoted) = ([0; DELIMITERS.len()], false);
+    for &byte in head {
+        match byte {
+            b'"' => is_quoted = !is_quoted,
+            _ if is_quoted => {}
+            b'\n' => break,
+            _ => {
+                let known = DELIMITERS.iter().position(|&known| known == byte);
+                known.into_iter().for_each(|i| counts[i] += 1);
+            }
+        }
+    }
+    let most = counts.iter().max();
+    let first = counts.iter().position(|count| Some(count) == most);
+    DELIMITERS[first.unwrap_or_default()]
 }
 
 impl ReadTable for CsvFile {
@@ -63,46 +91,48 @@ impl ReadTable for CsvFile {
         _: &Range,
         take: &mut dyn FnMut(TableRow) -> QaeResult<()>,
     ) -> QaeResult<()> {
-        let mut content = Counted {
-            content: input.open()?,
-            num_quotes: 0,
-        };
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(self.delimiter)
+            .flexible(true)
             .buffer_capacity(1 << 20)
-            .from_reader(&mut content);
+            .from_reader(input.open()?.chain(END));
         let mut row = ByteRecord::new();
-        let (mut line, mut has_line_break) = (1, false);
         loop {
             match reader.read_byte_record(&mut row) {
-                Ok(false) => break,
+                Ok(false) => return Ok(()),
+                Ok(true) if row.len() == 1 && row[0] == *END.trim_ascii() => return Ok(()),
                 Ok(true) => {
-                    line = row.position().map_or(line, csv::Position::line);
-                    has_line_break = memchr::memchr(b'\n', row.as_slice()).is_some();
-                    take((line, self.record(&row, input.step)))?;
+                    let line = row.position().map_or(1, csv::Position::line);
+                    let Some(open) = row.as_slice().strip_suffix(END) else {
+                        take((line, self.record(&row, input.step)))?;
+                        continue;
+                    };
+                    let message = "expected the end of the quoted field, found the end of the file";
+                    if memchr::memchr(b'\n', open).is_some() {
+                        // All lines behind the quote became one field.
+                        let place = format!("{}:{line}", input.name());
+                        return Err(Error::file(place, message));
+                    }
+                    take((line, Err(message.to_string())))?;
                 }
                 Err(error) => {
                     if let csv::ErrorKind::Io(error) = error.kind() {
                         return Err(input.unreadable(error));
                     }
-                    line = error.position().map_or(line, csv::Position::line);
+                    let line = error.position().map_or(1, csv::Position::line);
                     take((line, Err(message(&error))))?;
                 }
             }
         }
-        drop(reader);
-        // A quote that nothing closes makes one field of all lines that follow it. An odd quote
-        // within a field does not.
-        if content.num_quotes % 2 == 1 && has_line_break {
-            let message = "expected the end of the quoted field, found the end of the file";
-            return Err(Error::file(format!("{}:{line}", input.name()), message));
-        }
-        Ok(())
     }
 }
 
 impl CsvFile {
     fn record(&self, row: &ByteRecord, step_of_file: Option<i64>) -> Result<Record, String> {
+        if row.len() != self.num_columns {
+            let (expected, found) = (self.num_columns, row.len());
+            return Err(format!("expected {expected} columns, found {found}"));
+        }
         if std::str::from_utf8(row.as_slice()).is_err() {
             return Err("expected UTF-8".to_string());
         }
@@ -117,9 +147,6 @@ impl CsvFile {
 
 fn message(error: &csv::Error) -> String {
     match error.kind() {
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => format!("expected {expected_len} columns, found {len}"),
         csv::ErrorKind::Utf8 { .. } => "expected UTF-8".to_string(),
         _ => error.to_string(),
     }
@@ -134,22 +161,7 @@ fn field(text: &[u8]) -> Field<'_> {
         b"-inf" | b"-Infinity" => Field::Number(b"-Infinity"),
         b"true" | b"True" | b"TRUE" => Field::Bool(true),
         b"false" | b"False" | b"FALSE" => Field::Bool(false),
-        number if crate::analyze::json::number(number).is_some() => Field::Number(number),
+        number if super::table::number(number).is_some() => Field::Number(number),
         _ => Field::Text(text),
-    }
-}
-
-/// Counts the quotes that pass.
-struct Counted {
-    content: Box<dyn Read + Send>,
-    num_quotes: u64,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let length = self.content.read(buffer)?;
-        let quotes = memchr::memchr_iter(b'"', &buffer[..length]).count();
-        self.num_quotes += quotes as u64;
-        Ok(length)
     }
 }

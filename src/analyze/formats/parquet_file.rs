@@ -1,17 +1,19 @@
 //! Parquet, TRL's and others. Only the columns that are wanted are read, some rows at a time.
 
+mod leaf;
+mod meaning;
+
 use super::caught::caught;
 use super::table::{Field, Plan};
 use super::{Columns, Format, Range, ReadTable, Reader, Source, TableRow};
 use crate::analyze::input::Input;
 use crate::analyze::options::Options;
 use crate::error::{Error, Result as QaeResult};
+use leaf::Leaf;
 use parquet::basic::Type as Physical;
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{ByteArray, DataType, FixedLenByteArray};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
-use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 use std::fs::File;
 
@@ -42,6 +44,7 @@ pub(super) fn source(input: &Input, options: &Options) -> Result<Source, String>
         (Format::Parquet, Columns::Other, vec![])
     };
     let (plan, described) = Plan::new(columns, &names, &rewards, options)?;
+    super::check_unique(&names, &plan.names)?;
     let leaves = (plan.names.iter())
         .map(|name| {
             let leaves = 0..schema.num_columns();
@@ -81,7 +84,11 @@ fn message(error: ParquetError) -> String {
 }
 
 fn open(input: &Input) -> Result<SerializedFileReader<File>, String> {
-    let file = input.file().map_err(|error| error.to_string())?;
+    let file = input.file().map_err(|error| match error {
+        // Whoever is told knows the file's name.
+        Error::File { message, .. } => message,
+        error => error.to_string(),
+    })?;
     let reader = caught(|| SerializedFileReader::new(file).map_err(message))?;
     if reader
         .metadata()
@@ -163,10 +170,14 @@ impl ParquetFile {
         row_group: usize,
     ) -> Result<Vec<Column>, String> {
         let row_group = content.get_row_group(row_group).map_err(message)?;
+        let schema = content.metadata().file_metadata().schema_descr();
         let column = |leaves: &Vec<usize>| {
-            let leaves = leaves.iter().map(|&leaf| Leaf::new(&*row_group, leaf));
+            let is_optional = |&leaf: &usize| schema.get_column_root(leaf).is_optional();
             Ok(Column {
-                leaves: leaves.collect::<Result<_, String>>()?,
+                is_optional: leaves.first().is_some_and(is_optional),
+                leaves: (leaves.iter())
+                    .map(|&leaf| Leaf::new(&*row_group, leaf))
+                    .collect::<Result<_, String>>()?,
                 text: vec![],
                 ends: vec![],
             })
@@ -178,7 +189,10 @@ impl ParquetFile {
 /// A column of the plan, in a row group.
 struct Column {
     leaves: Vec<Leaf>,
-    /// Of columns with several leaves or lists: the bytes of all values of a row together.
+    /// The column itself may be null, not only what is in it.
+    is_optional: bool,
+    /// Of columns with several leaves or lists: the bytes of all values of a row together. Of
+    /// numbers that no other type holds: their digits.
     text: Vec<u8>,
     ends: Vec<usize>,
 }
@@ -190,205 +204,29 @@ impl Column {
         }
         self.text.clear();
         self.ends.clear();
-        if !self.is_scalar() {
-            for row in 0..num_rows {
-                for leaf in &self.leaves {
-                    leaf.append(row, &mut self.text);
-                }
-                self.ends.push(self.text.len());
+        for row in 0..num_rows {
+            match &self.leaves[..] {
+                [leaf] if !leaf.is_list() => leaf.append_digits(row, &mut self.text)?,
+                leaves => leaves
+                    .iter()
+                    .for_each(|leaf| leaf.append(row, &mut self.text)),
             }
+            self.ends.push(self.text.len());
         }
         Ok(())
-    }
-
-    fn is_scalar(&self) -> bool {
-        matches!(&self.leaves[..], [leaf] if leaf.max_repetition == 0)
     }
 
     fn field(&self, row: usize) -> Field<'_> {
+        let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let bytes = &self.text[start..self.ends[row]];
         match &self.leaves[..] {
             [] => Field::Missing,
-            [leaf] if leaf.max_repetition == 0 => leaf.scalar(row),
-            leaves => {
-                let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
-                let bytes = &self.text[start..self.ends[row]];
-                if leaves
-                    .iter()
-                    .any(|leaf| matches!(leaf.values, Values::Bytes(..)))
-                {
-                    Field::Text(bytes)
-                } else {
-                    Field::List(leaves[0].num_values(row), bytes)
-                }
+            [leaf] if !leaf.is_list() => leaf.scalar(row, bytes),
+            leaves if self.is_optional && leaves.iter().all(|leaf| leaf.is_null(row)) => {
+                Field::Null
             }
+            leaves if leaves.iter().any(Leaf::is_text) => Field::Text(bytes),
+            leaves => Field::List(leaves[0].length(row), bytes),
         }
     }
-}
-
-/// A column of values of one type, in a row group.
-struct Leaf {
-    max_definition: i16,
-    max_repetition: i16,
-    definition: Vec<i16>,
-    repetition: Vec<i16>,
-    values: Values,
-    /// Where the values of each row of the batch begin, and where the last ones end.
-    starts: Vec<usize>,
-}
-
-enum Values {
-    Bools(ColumnReaderImpl<parquet::data_type::BoolType>, Vec<bool>),
-    Int32s(ColumnReaderImpl<parquet::data_type::Int32Type>, Vec<i32>),
-    Int64s(ColumnReaderImpl<parquet::data_type::Int64Type>, Vec<i64>),
-    Floats(ColumnReaderImpl<parquet::data_type::FloatType>, Vec<f32>),
-    Doubles(ColumnReaderImpl<parquet::data_type::DoubleType>, Vec<f64>),
-    Bytes(
-        ColumnReaderImpl<parquet::data_type::ByteArrayType>,
-        Vec<ByteArray>,
-    ),
-    Fixed(
-        ColumnReaderImpl<parquet::data_type::FixedLenByteArrayType>,
-        Vec<FixedLenByteArray>,
-    ),
-}
-
-impl Leaf {
-    fn new(row_group: &dyn RowGroupReader, leaf: usize) -> Result<Self, String> {
-        let metadata = row_group.metadata().column(leaf);
-        let descriptor = metadata.column_descr();
-        let values = match row_group.get_column_reader(leaf).map_err(message)? {
-            ColumnReader::BoolColumnReader(reader) => Values::Bools(reader, vec![]),
-            ColumnReader::Int32ColumnReader(reader) => Values::Int32s(reader, vec![]),
-            ColumnReader::Int64ColumnReader(reader) => Values::Int64s(reader, vec![]),
-            ColumnReader::FloatColumnReader(reader) => Values::Floats(reader, vec![]),
-            ColumnReader::DoubleColumnReader(reader) => Values::Doubles(reader, vec![]),
-            ColumnReader::ByteArrayColumnReader(reader) => Values::Bytes(reader, vec![]),
-            ColumnReader::FixedLenByteArrayColumnReader(reader) => Values::Fixed(reader, vec![]),
-            ColumnReader::Int96ColumnReader(_) => {
-                let name = descriptor.path().string();
-                return Err(format!(
-                    "column `{name}`: expected numbers or text, found INT96"
-                ));
-            }
-        };
-        Ok(Self {
-            max_definition: descriptor.max_def_level(),
-            max_repetition: descriptor.max_rep_level(),
-            definition: vec![],
-            repetition: vec![],
-            values,
-            starts: vec![],
-        })
-    }
-
-    fn read(&mut self, num_rows: usize) -> Result<(), String> {
-        let Self {
-            definition,
-            repetition,
-            values,
-            ..
-        } = self;
-        definition.clear();
-        repetition.clear();
-        let found = match values {
-            Values::Bools(reader, values) => read(reader, num_rows, definition, repetition, values),
-            Values::Int32s(reader, values) => {
-                read(reader, num_rows, definition, repetition, values)
-            }
-            Values::Int64s(reader, values) => {
-                read(reader, num_rows, definition, repetition, values)
-            }
-            Values::Floats(reader, values) => {
-                read(reader, num_rows, definition, repetition, values)
-            }
-            Values::Doubles(reader, values) => {
-                read(reader, num_rows, definition, repetition, values)
-            }
-            Values::Bytes(reader, values) => read(reader, num_rows, definition, repetition, values),
-            Values::Fixed(reader, values) => read(reader, num_rows, definition, repetition, values),
-        }?;
-        self.index(found.num_levels, found.num_values);
-        let num_found = self.starts.len() - 1;
-        if num_found != num_rows {
-            return Err(format!("expected {num_rows} more rows, found {num_found}"));
-        }
-        Ok(())
-    }
-
-    fn index(&mut self, num_levels: usize, num_values: usize) {
-        self.starts.clear();
-        let mut value = 0;
-        for level in 0..num_levels {
-            if self.max_repetition == 0 || self.repetition[level] == 0 {
-                self.starts.push(value);
-            }
-            let is_defined =
-                self.max_definition == 0 || self.definition[level] == self.max_definition;
-            value += usize::from(is_defined);
-        }
-        // Values that the levels do not announce are nobody's.
-        let end = value.min(num_values);
-        self.starts
-            .iter_mut()
-            .for_each(|start| *start = (*start).min(end));
-        self.starts.push(end);
-    }
-
-    fn num_values(&self, row: usize) -> usize {
-        self.starts[row + 1] - self.starts[row]
-    }
-
-    fn scalar(&self, row: usize) -> Field<'_> {
-        if self.num_values(row) == 0 {
-            return Field::Null;
-        }
-        let at = self.starts[row];
-        match &self.values {
-            Values::Bools(_, values) => Field::Bool(values[at]),
-            Values::Int32s(_, values) => Field::Integer(values[at].into()),
-            Values::Int64s(_, values) => Field::Integer(values[at]),
-            Values::Floats(_, values) => Field::Float(values[at].into()),
-            Values::Doubles(_, values) => Field::Float(values[at]),
-            Values::Bytes(_, values) => Field::Text(values[at].data()),
-            Values::Fixed(_, values) => Field::Text(values[at].data()),
-        }
-    }
-
-    /// Adds the values of a row to `text`.
-    fn append(&self, row: usize, text: &mut Vec<u8>) {
-        for at in self.starts[row]..self.starts[row + 1] {
-            match &self.values {
-                Values::Bools(_, values) => text.push(values[at].into()),
-                Values::Int32s(_, values) => text.extend(values[at].to_le_bytes()),
-                Values::Int64s(_, values) => text.extend(values[at].to_le_bytes()),
-                Values::Floats(_, values) => text.extend(values[at].to_le_bytes()),
-                Values::Doubles(_, values) => text.extend(values[at].to_le_bytes()),
-                Values::Bytes(_, values) => text.extend(values[at].data()),
-                Values::Fixed(_, values) => text.extend(values[at].data()),
-            }
-            // So that no two lists of texts are one text.
-            text.push(0);
-        }
-    }
-}
-
-struct Found {
-    num_levels: usize,
-    num_values: usize,
-}
-
-fn read<T: DataType>(
-    reader: &mut ColumnReaderImpl<T>,
-    num_rows: usize,
-    definition: &mut Vec<i16>,
-    repetition: &mut Vec<i16>,
-    values: &mut Vec<T::T>,
-) -> Result<Found, String> {
-    values.clear();
-    let found = reader.read_records(num_rows, Some(definition), Some(repetition), values);
-    let (_, num_values, num_levels) = found.map_err(message)?;
-    Ok(Found {
-        num_levels,
-        num_values,
-    })
 }

@@ -3,7 +3,7 @@
 mod field;
 mod names;
 
-pub(super) use field::Field;
+pub(super) use field::{Field, number};
 
 use super::Columns;
 use crate::analyze::options::Options;

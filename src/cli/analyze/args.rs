@@ -61,7 +61,7 @@ impl From<ThemeChoice> for Theme {
 #[command(allow_negative_numbers = true)]
 pub struct AnalyzeArgs {
     /// Files, or folders of them: dumps of verl, TRL, NeMo-RL, prime-rl, or any JSONL, CSV or
-    /// parquet file.
+    /// parquet file. `-` is standard input.
     #[arg(required = true)]
     pub(super) paths: Vec<PathBuf>,
     /// Quantile levels in (0, 1) [default: 0.1,0.2,…,0.9].

@@ -29,10 +29,8 @@ fn target_of(path: &Path) -> Result<(PathBuf, Option<std::fs::Permissions>), Str
     Ok((target, Some(metadata.permissions())))
 }
 
-/// A reader never sees a part of the file: it appears under its name once it is complete. The error
-/// is what was expected and what was found.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    let (path, permissions) = target_of(path)?;
+/// The folder of a file.
+fn directory_of(path: &Path) -> Result<&Path, String> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -41,6 +39,21 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), String> {
         let directory = format!("a directory {}", directory.display());
         return Err(expected(&directory)("none"));
     }
+    Ok(directory)
+}
+
+/// Whether [`write_whole`] would find a place, for those who want to know before they have the
+/// bytes.
+pub(crate) fn check_place(path: &Path) -> Result<(), String> {
+    let (path, _) = target_of(path)?;
+    directory_of(&path).map(drop)
+}
+
+/// A reader never sees a part of the file: it appears under its name once it is complete. The error
+/// is what was expected and what was found.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    let (path, permissions) = target_of(path)?;
+    let directory = directory_of(&path)?;
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     {

@@ -49,7 +49,7 @@ impl<'a> Field<'a> {
 
     pub(super) fn number(self) -> Option<f64> {
         match self {
-            Self::Number(text) => json::number(text),
+            Self::Number(text) => number(text),
             Self::Integer(value) => Some(value as f64),
             Self::Float(value) => Some(value),
             Self::Bool(value) => Some(f64::from(u8::from(value))),
@@ -64,4 +64,14 @@ impl<'a> Field<'a> {
             Self::Missing | Self::List(..) | Self::Object(_) => None,
         }
     }
+}
+
+/// The value of a number as JSON writes it, or in another way that tables have: `.5`, `1.`, `+1`,
+/// `01`.
+pub(in crate::analyze) fn number(text: &[u8]) -> Option<f64> {
+    json::number(text).or_else(|| {
+        // Words for what is not finite are no numbers here.
+        let number: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+        number.is_finite().then_some(number)
+    })
 }
