@@ -98,7 +98,8 @@ pub fn scale_gradient_in_place(
     for_elements!(TensorMut: gradient.values, values => {
         if is_dense {
             let chunks = values.par_chunks_mut(CHUNK);
-            return Ok(chunks.for_each(|chunk| scale_own(chunk, factor.value, true)));
+            chunks.for_each(|chunk| scale_own(chunk, factor.value, true));
+            return Ok(());
         }
         let rows = grid_rows(&grid, num_columns, values).into_par_iter().enumerate();
         rows.filter(|(row, _)| !factor.skips(*row))
