@@ -39,8 +39,6 @@ impl<V> GradientRows<V> {
     }
 
     /// The same rows in another description of their memory.
-
-    /// The same rows in another description of their memory.
     #[cfg(feature = "cuda")]
     pub(crate) fn with<W>(&self, values: W) -> GradientRows<W> {
         GradientRows {
