@@ -3,4 +3,5 @@
 #include "log_probs_from_logits.cu"
 #include "loss_from_log_probs.cu"
 #include "loss_from_logits.cu"
+#include "scale_gradient.cu"
 #include "token_counts.cu"

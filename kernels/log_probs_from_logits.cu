@@ -19,9 +19,6 @@
 
 namespace QAE_NAMESPACE {
 
-// Rows up to this long are taken by a warp.
-constexpr int64_t kWarpRowBytes = 4096;
-
 // The threads that share a row.
 template <bool kByWarp>
 struct RowTeam {

@@ -8,6 +8,9 @@
 
 namespace QAE_NAMESPACE {
 
+// Rows up to this long are taken by a warp.
+constexpr int64_t kWarpRowBytes = 4096;
+
 // log2(e) / T.
 inline float softmax_scale(float temperature) {
     return static_cast<float>(1.44269504088896340736 / static_cast<double>(temperature));

@@ -291,6 +291,30 @@ typedef struct qae_log_probs_from_logits_backward_params {
     int32_t reserved;
 } qae_log_probs_from_logits_backward_params;
 
+/* scale_gradient: scaled = gradient * factor, in f32 and rounded once: the backward pass of a loss
+ * whose gradient is there already. A row that is known to be 0 stays 0, whatever the factor: one whose
+ * row_gradient is 0, or whose only column is 0. Nothing else is special about a factor that is not
+ * finite. In place (scaled is gradient, with its strides) a factor of 1 reads and writes nothing. */
+typedef struct qae_scale_gradient_params {
+    const void* gradient;      /* column j of row i is element
+                                  i / width * response_stride + i % width * row_stride + j */
+    void* scaled;              /* the same with its own strides; gradient, or apart from it */
+    const void* factor;        /* [1] f32 or f64, rounded to f32 */
+    const float* row_gradient; /* [num_rows] or NULL, such as d_log_prob of loss_from_logits without
+                                  an entropy term; 0: the row is not read and, in place, not written */
+    int64_t num_rows;
+    int64_t num_columns;     /* >= 1 */
+    int64_t width;           /* rows of a response; 0: row i is at i * row_stride */
+    int64_t row_stride;      /* elements, >= num_columns */
+    int64_t response_stride; /* elements; unused if width is 0 */
+    int64_t scaled_row_stride;
+    int64_t scaled_response_stride;
+    int32_t dtype;        /* enum qae_dtype of gradient */
+    int32_t scaled_dtype; /* the same, or QAE_F16 of QAE_F32 */
+    int32_t factor_bytes; /* 4 or 8 */
+    int32_t reserved;
+} qae_scale_gradient_params;
+
 /* What loss_from_logits reports, in device memory. */
 typedef struct qae_logits_metrics {
     qae_loss_metrics loss;   /* its loss includes - entropy_coef * entropy_loss; its out_of_range
@@ -348,6 +372,8 @@ qae_result QAE_API(log_probs_from_logits)(const qae_log_probs_from_logits_params
 qae_result QAE_API(merge_softmax_stats)(const qae_merge_softmax_stats_params* params, void* stream);
 qae_result QAE_API(log_probs_from_logits_backward)(
     const qae_log_probs_from_logits_backward_params* params, void* stream);
+
+qae_result QAE_API(scale_gradient)(const qae_scale_gradient_params* params, void* stream);
 
 uint64_t QAE_API(loss_from_logits_workspace_bytes)(const qae_loss_from_logits_params* params);
 qae_result QAE_API(loss_from_logits)(const qae_loss_from_logits_params* params, void* stream);

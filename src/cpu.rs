@@ -17,6 +17,7 @@ mod loss_from_logits;
 mod policy;
 mod response;
 mod rows;
+mod scale_gradient;
 mod simd;
 mod softmax;
 
@@ -29,6 +30,7 @@ pub use self::loss_from_log_probs::{LossResults, loss_from_log_probs, loss_from_
 pub use self::loss_from_logits::{
     LogitsResults, LogitsTargets, loss_from_logits, loss_from_logits_into,
 };
+pub use self::scale_gradient::{scale_gradient_in_place, scale_gradient_into};
 
 use crate::backend::{Backend, LogProbsOutput, LogitsOutput, Run};
 use crate::batch::{LogProbsInput, LogitsBatch, TokenBatch};

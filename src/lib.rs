@@ -51,8 +51,8 @@ pub mod sys;
 pub use auto_k::{AutoK, AutoKConfig, AutoKStep, EntropyTarget, KBound, KSchedule};
 pub use backend::{Backend, LogProbsOutput, LogitsOutput, LossOutput, Run};
 pub use batch::{
-    Advantages, DType, ImportanceWeight, Layout, LogProbsInput, Logits, LogitsBatch, LogitsLayout,
-    LogitsMut, RowsMut, Tensor, TensorMut, TokenBatch,
+    Advantages, DType, Factor, GradientRows, ImportanceWeight, Layout, LogProbsInput, Logits,
+    LogitsBatch, LogitsLayout, LogitsMut, RowsMut, Tensor, TensorMut, TokenBatch,
 };
 pub use config::{
     AdvantageConfig, Aggregation, Baseline, Config, Gate, Gradient, Interpolation, Kl, KlEstimator,

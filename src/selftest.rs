@@ -14,7 +14,7 @@ pub use crate::params::RowPolicy;
 pub use cases::cases;
 pub use subject::{LogProbsCall, Placement, Subject};
 
-use crate::batch::DType;
+use crate::batch::{DType, Factor, GradientRows, Tensor};
 use crate::config::{AdvantageConfig, Config};
 use crate::error::Result;
 use crate::groups::Groups;
@@ -23,6 +23,7 @@ use batch::OwnedBatch;
 use compare::Comparison;
 use logits::{OwnedLogitsBatch, OwnedRows};
 use std::fmt::{Display, Formatter};
+use tensor::OwnedTensor;
 
 /// Of results that were computed in float32 (unit roundoff 6e-8, a handful of operations each),
 /// relative to the largest value of a tensor.
@@ -59,6 +60,12 @@ enum Call {
     LossFromLogits {
         batch: Box<OwnedLogitsBatch>,
         config: Config,
+        placement: Placement,
+    },
+    Scale {
+        gradient: GradientRows<OwnedTensor>,
+        factor: f64,
+        row_gradient: Option<Vec<f32>>,
         placement: Placement,
     },
 }
@@ -110,6 +117,18 @@ impl Case {
                 config,
                 placement,
             } => run_loss_from_logits(subject, batch, config, placement),
+            Call::Scale {
+                gradient,
+                factor,
+                row_gradient,
+                placement,
+            } => {
+                let factor = Factor {
+                    value: *factor,
+                    row_gradient: row_gradient.as_deref().map(Tensor::F32),
+                };
+                run_scale(subject, gradient, &factor, placement)
+            }
         };
         Ok(comparison?.into_outcome(&self.name))
     }
@@ -203,6 +222,29 @@ fn run_loss_from_logits(
             let narrow = old.map(|old| unit_roundoff(old.dtype()));
             let rounding = unit_roundoff(batch.logits.values.dtype());
             comparison.loss_from_logits(&found, &expected, narrow, rounding);
+        }
+    }
+    Ok(comparison)
+}
+
+fn run_scale(
+    subject: &dyn Subject,
+    gradient: &GradientRows<OwnedTensor>,
+    factor: &Factor<'_>,
+    placement: &Placement,
+) -> Result<Comparison> {
+    let gradient = GradientRows::contiguous(
+        gradient.values.borrow(),
+        gradient.num_rows,
+        gradient.num_columns,
+    );
+    let expected = reference::scale_gradient(&gradient, factor)?;
+    let mut comparison = Comparison::new(subject.tolerance());
+    match subject.scale_gradient(&gradient, factor, placement) {
+        Err(error) => comparison.failed(&error),
+        Ok(found) => {
+            let dtype = placement.scaled_dtype(gradient.values.dtype());
+            comparison.scaled(&found, &expected, unit_roundoff(dtype));
         }
     }
     Ok(comparison)

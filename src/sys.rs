@@ -705,6 +705,71 @@ impl Default for qae_log_probs_from_logits_backward_params {
     }
 }
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct qae_scale_gradient_params {
+    pub gradient: *const ::core::ffi::c_void,
+    pub scaled: *mut ::core::ffi::c_void,
+    pub factor: *const ::core::ffi::c_void,
+    pub row_gradient: *const f32,
+    pub num_rows: i64,
+    pub num_columns: i64,
+    pub width: i64,
+    pub row_stride: i64,
+    pub response_stride: i64,
+    pub scaled_row_stride: i64,
+    pub scaled_response_stride: i64,
+    pub dtype: i32,
+    pub scaled_dtype: i32,
+    pub factor_bytes: i32,
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of qae_scale_gradient_params"]
+        [::core::mem::size_of::<qae_scale_gradient_params>() - 104usize];
+    ["Alignment of qae_scale_gradient_params"]
+        [::core::mem::align_of::<qae_scale_gradient_params>() - 8usize];
+    ["Offset of field: qae_scale_gradient_params::gradient"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, gradient) - 0usize];
+    ["Offset of field: qae_scale_gradient_params::scaled"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, scaled) - 8usize];
+    ["Offset of field: qae_scale_gradient_params::factor"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, factor) - 16usize];
+    ["Offset of field: qae_scale_gradient_params::row_gradient"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, row_gradient) - 24usize];
+    ["Offset of field: qae_scale_gradient_params::num_rows"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, num_rows) - 32usize];
+    ["Offset of field: qae_scale_gradient_params::num_columns"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, num_columns) - 40usize];
+    ["Offset of field: qae_scale_gradient_params::width"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, width) - 48usize];
+    ["Offset of field: qae_scale_gradient_params::row_stride"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, row_stride) - 56usize];
+    ["Offset of field: qae_scale_gradient_params::response_stride"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, response_stride) - 64usize];
+    ["Offset of field: qae_scale_gradient_params::scaled_row_stride"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, scaled_row_stride) - 72usize];
+    ["Offset of field: qae_scale_gradient_params::scaled_response_stride"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, scaled_response_stride) - 80usize];
+    ["Offset of field: qae_scale_gradient_params::dtype"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, dtype) - 88usize];
+    ["Offset of field: qae_scale_gradient_params::scaled_dtype"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, scaled_dtype) - 92usize];
+    ["Offset of field: qae_scale_gradient_params::factor_bytes"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, factor_bytes) - 96usize];
+    ["Offset of field: qae_scale_gradient_params::reserved"]
+        [::core::mem::offset_of!(qae_scale_gradient_params, reserved) - 100usize];
+};
+impl Default for qae_scale_gradient_params {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct qae_logits_metrics {
     pub loss: qae_loss_metrics,
@@ -843,6 +908,12 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub fn qae_log_probs_from_logits_backward(
         params: *const qae_log_probs_from_logits_backward_params,
+        stream: *mut ::core::ffi::c_void,
+    ) -> qae_result;
+}
+unsafe extern "C" {
+    pub fn qae_scale_gradient(
+        params: *const qae_scale_gradient_params,
         stream: *mut ::core::ffi::c_void,
     ) -> qae_result;
 }

@@ -3,10 +3,10 @@
 
 use qae::selftest::{F32_TOLERANCE, LogProbsCall, Placement, Subject, cases, run};
 use qae::{
-    AdvantageConfig, AdvantageOutput, Config, CpuBackend, Error, Gradient, Groups, LogProbsOutput,
-    LogitsBatch, LogitsOutput, LossOutput, Result, TokenBatch,
+    AdvantageConfig, AdvantageOutput, Config, CpuBackend, Error, Factor, Gradient, GradientRows,
+    Groups, LogProbsOutput, LogitsBatch, LogitsOutput, LossOutput, Result, Tensor, TokenBatch,
 };
-use qae_emulator::{EmulatorBackend, LogitsPlacement};
+use qae_emulator::{EmulatorBackend, LogitsPlacement, ScaledPlace};
 
 struct Emulator;
 
@@ -71,6 +71,24 @@ impl Subject for Emulator {
             .run_loss_from_logits(batch, config)?
             .output)
     }
+
+    fn scale_gradient(
+        &self,
+        gradient: &GradientRows<Tensor<'_>>,
+        factor: &Factor<'_>,
+        placement: &Placement,
+    ) -> Result<Vec<f64>> {
+        let place = match placement.in_place {
+            true => ScaledPlace::InPlace,
+            false => ScaledPlace::Apart {
+                dtype: placement.scaled_dtype(gradient.values.dtype()),
+                row_stride: gradient.row_stride,
+                response_stride: None,
+            },
+        };
+        let run = placed(placement).run_scale_gradient(gradient, factor, place, false)?;
+        Ok(run.scaled)
+    }
 }
 
 fn placed(placement: &Placement) -> EmulatorBackend {
@@ -117,12 +135,14 @@ struct Wrong {
     loss: fn(&mut LossOutput),
     logits: fn(&mut LogitsOutput),
     log_probs: fn(&mut LogProbsOutput),
+    scaled: fn(&mut Vec<f64>),
 }
 
 const RIGHT: Wrong = Wrong {
     loss: |_| {},
     logits: |_| {},
     log_probs: |_| {},
+    scaled: |_| {},
 };
 
 impl Wrong {
@@ -147,8 +167,13 @@ fn is_of_log_probs(case: &str) -> bool {
     case.starts_with("log-probs ")
 }
 
+fn is_of_scale(case: &str) -> bool {
+    case.starts_with("scale ")
+}
+
 fn is_from_log_probs(case: &str) -> bool {
-    !case.starts_with("advantages ") && !is_from_logits(case) && !is_of_log_probs(case)
+    let is_other = is_from_logits(case) || is_of_log_probs(case) || is_of_scale(case);
+    !case.starts_with("advantages ") && !is_other
 }
 
 impl Subject for Wrong {
@@ -200,6 +225,17 @@ impl Subject for Wrong {
         (self.logits)(&mut output);
         Ok(output)
     }
+
+    fn scale_gradient(
+        &self,
+        gradient: &GradientRows<Tensor<'_>>,
+        factor: &Factor<'_>,
+        placement: &Placement,
+    ) -> Result<Vec<f64>> {
+        let mut scaled = CpuBackend.scale_gradient(gradient, factor, placement)?;
+        (self.scaled)(&mut scaled);
+        Ok(scaled)
+    }
 }
 
 /// No result is +∞, and a tensor without an element has no more of them.
@@ -247,6 +283,9 @@ fn a_wrong_value_anywhere_from_logits_is_a_mismatch() {
     }
     let log_probs = |output: &mut LogProbsOutput| spoil(&mut output.log_sum_exp);
     Wrong { log_probs, ..RIGHT }.assert_found(is_of_log_probs, "log_sum_exp");
+    // Of the values, and no infinity of theirs.
+    let scaled = |scaled: &mut Vec<f64>| scaled.push(0.0);
+    Wrong { scaled, ..RIGHT }.assert_found(is_of_scale, "scaled");
 }
 
 #[test]
@@ -288,6 +327,14 @@ fn a_call_that_fails_is_a_mismatch_with_its_reason() {
             _: &Config,
             _: &Placement,
         ) -> Result<LogitsOutput> {
+            Err(Error::NoDevice("unplugged".to_owned()))
+        }
+        fn scale_gradient(
+            &self,
+            _: &GradientRows<Tensor<'_>>,
+            _: &Factor<'_>,
+            _: &Placement,
+        ) -> Result<Vec<f64>> {
             Err(Error::NoDevice("unplugged".to_owned()))
         }
     }

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use qae::sys::{
     qae_advantages_params, qae_log_probs_from_logits_backward_params,
     qae_log_probs_from_logits_params, qae_loss_from_log_probs_params, qae_loss_from_logits_params,
-    qae_merge_softmax_stats_params, qae_result, qae_token_counts_params,
+    qae_merge_softmax_stats_params, qae_result, qae_scale_gradient_params, qae_token_counts_params,
 };
 
 unsafe extern "C" {
@@ -37,6 +37,10 @@ unsafe extern "C" {
     ) -> qae_result;
     pub fn qae_emu_log_probs_from_logits_backward(
         params: *const qae_log_probs_from_logits_backward_params,
+        stream: *mut c_void,
+    ) -> qae_result;
+    pub fn qae_emu_scale_gradient(
+        params: *const qae_scale_gradient_params,
         stream: *mut c_void,
     ) -> qae_result;
     pub fn qae_emu_loss_from_logits_workspace_bytes(

@@ -36,6 +36,6 @@ pub use buffer::Buffer;
 pub use device::{Device, Options, Order};
 pub use operations::{
     AdvantageRun, DeviceIndices, EmulatorBackend, LogProbsRun, LogitsGradientRun, LogitsPlacement,
-    LogitsRun, LossRun, ShardsRun,
+    LogitsRun, LossRun, ScaleRun, ScaledPlace, ShardsRun,
 };
 pub use report::{BarrierSite, Error, Finding, FindingKind, Launch, Trace};

@@ -10,11 +10,13 @@ mod logits_outputs;
 mod loss_from_logits;
 mod memory;
 mod outputs;
+mod scale_gradient;
 mod slots;
 mod tensor;
 
 pub use log_probs_from_logits::{LogProbsRun, LogitsGradientRun, ShardsRun};
 pub use loss_from_logits::{LogitsPlacement, LogitsRun};
+pub use scale_gradient::{ScaleRun, ScaledPlace};
 
 use bytemuck::Pod;
 use half::{bf16, f16};

@@ -24,12 +24,14 @@ from ._ops import (
 def compute_loss_from_logits(
     logits: Tensor,
     d_logits: Tensor | None,
+    row_gradient: Tensor | None,
     token_ids: Tensor,
     old_log_prob: Tensor | None,
     *arguments: Any,
 ) -> tuple[Tensor, ...]:
     """Words, log-probs, entropies and what a loss has for each response; writes the gradient to
-    ``d_logits``, which may be the logits themselves, if their rows are plain."""
+    ``d_logits``, which may be the logits themselves, if their rows are plain, and that of each
+    token's log-prob to ``row_gradient``."""
     rewards, offsets, config = arguments[5], arguments[16], arguments[19]
     tokens = {"token_ids": _token_ids(token_ids), "old_log_prob": old_log_prob}
     inputs = loss_inputs(logits.device, tokens, offsets is not None, arguments)
@@ -44,6 +46,7 @@ def compute_loss_from_logits(
             "log_prob": log_prob,
             "entropy": entropy,
             "d_logits": d_logits,
+            "d_log_prob": row_gradient,
             **response_arguments(responses, rewards is not None),
         },
         lambda i, o: _qae.loss_from_logits_workspace(i, config, o),
@@ -55,19 +58,33 @@ def _loss_from_logits(
     logits: Tensor, token_ids: Tensor, old_log_prob: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, ...]:
     *others, needs_gradient = arguments
-    d_logits = _gradient_like(logits) if needs_gradient else None
-    outputs = compute_loss_from_logits(logits, d_logits, token_ids, old_log_prob, *others)
-    return (logits.new_empty(0) if d_logits is None else d_logits, *outputs)
+    gradients = _gradients_like(logits, token_ids) if needs_gradient else (None, None)
+    outputs = compute_loss_from_logits(logits, *gradients, token_ids, old_log_prob, *others)
+    return (*_present(logits, gradients), *outputs)
+
+
+def _present(logits: Tensor, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """Of what an operation returns nothing can be ``None``."""
+    return tuple(logits.new_empty(0) if tensor is None else tensor for tensor in gradients)
+
+
+def _gradients_like(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Those with respect to the logits and, in float32, to the log-probs, not computed yet."""
+    return _gradient_like(logits), row_gradient_like(logits, token_ids)
+
+
+def row_gradient_like(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """The second of :func:`_gradients_like`: without an entropy term a row of the first is 0 where
+    it is."""
+    return logits.new_empty(token_ids.shape, dtype=torch.float32)
 
 
 def _loss_from_logits_like(
     logits: Tensor, token_ids: Tensor, old_log_prob: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, ...]:
     *others, needs_gradient = arguments
-    return (
-        _gradient_like(logits) if needs_gradient else logits.new_empty(0),
-        *_loss_outputs(logits, token_ids, others),
-    )
+    gradients = _gradients_like(logits, token_ids) if needs_gradient else (None, None)
+    return (*_present(logits, gradients), *_loss_outputs(logits, token_ids, others))
 
 
 def _loss_outputs(
@@ -99,7 +116,7 @@ loss_from_logits = library.custom_op(
     mutates_args=(),
     schema=f"(Tensor logits, Tensor token_ids, Tensor? old_log_prob, {LOSS_SCHEMA}, "
     "bool needs_gradient) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 loss_from_logits.register_fake(_loss_from_logits_like)
 

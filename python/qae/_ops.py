@@ -239,8 +239,11 @@ loss_from_log_probs.register_fake(_loss_from_log_probs_like)
 # differentiable operation torch converts the whole schema anew, about 0.1 ms for those of a loss.
 
 
-def _loss_of(policy: Tensor, words: Tensor, gradient: Tensor, operation: str) -> Tensor:
-    """The loss, which is the first of its metrics, as a function of log-probs or logits."""
+def _loss_of(
+    policy: Tensor, words: Tensor, gradient: Tensor, row_gradient: Tensor | None, operation: str
+) -> Tensor:
+    """The loss, which is the first of its metrics, as a function of log-probs or logits.
+    ``row_gradient`` is 0 where a row of ``gradient`` is known to be 0."""
     return _loss(policy, words)
 
 
@@ -248,23 +251,24 @@ def _loss(policy: Tensor, words: Tensor) -> Tensor:
     return words[:1].view(torch.float64).reshape(()).to(loss_dtype(policy.dtype), copy=True)
 
 
-def _loss_of_like(policy: Tensor, words: Tensor, gradient: Tensor, operation: str) -> Tensor:
+def _loss_of_like(policy: Tensor, *_: Any) -> Tensor:
     return policy.new_empty((), dtype=loss_dtype(policy.dtype))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    policy, _, gradient, operation = inputs
-    ctx.save_for_backward(gradient)
+    policy, words, gradient, row_gradient, operation = inputs
+    ctx.save_for_backward(gradient, row_gradient)
     ctx.dtype = policy.dtype
+    ctx.by_element = words.shape[0] == _qae.LOSS_WORDS  # of log-probs
     ctx.operation = operation
 
 
 def _backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
     once_differentiable(ctx.operation)
-    (gradient,) = ctx.saved_tensors
+    gradient, row_gradient = ctx.saved_tensors
     if gradient.dtype != ctx.dtype or not _is_known_as_1(grad_loss):
-        gradient = scale_gradient(gradient, grad_loss, ctx.dtype)
-    return gradient, None, None, None
+        gradient = scale_gradient(gradient, grad_loss, row_gradient, ctx.by_element, ctx.dtype)
+    return gradient, None, None, None, None
 
 
 def _is_known_as_1(factor: Tensor) -> bool:
@@ -281,28 +285,55 @@ loss_of = library.custom_op(
     "qae::loss_of",
     _loss_of,
     mutates_args=(),
-    schema="(Tensor policy, Tensor words, Tensor gradient, str operation) -> Tensor",
+    schema="(Tensor policy, Tensor words, Tensor gradient, Tensor? row_gradient, str operation) "
+    "-> Tensor",
 )
 loss_of.register_fake(_loss_of_like)
 loss_of.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _scale_gradient(gradient: Tensor, grad_loss: Tensor, dtype: torch.dtype) -> Tensor:
-    # In float32 and rounded once, in one pass: a factor without dimension would be rounded to the
-    # gradient's dtype first, and a product of its own would take twice the memory of a bf16 one.
-    scaled = torch.empty_like(gradient, dtype=dtype)
-    return torch.mul(gradient, grad_loss.reshape(1), out=scaled)
+def _scale_gradient(
+    gradient: Tensor,
+    grad_loss: Tensor,
+    row_gradient: Tensor | None,
+    by_element: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    gradient = gradient.contiguous()
+    scaled = _scaled_like(gradient, grad_loss, row_gradient, by_element, dtype)
+    if by_element:
+        rows = (gradient.numel(), 1)
+        _scale(gradient.view(rows), grad_loss, row_gradient, scaled.view(rows))
+    else:
+        _scale(gradient, grad_loss, row_gradient, scaled)
+    return scaled
+
+
+def _scaled_like(
+    gradient: Tensor,
+    grad_loss: Tensor,
+    row_gradient: Tensor | None,
+    by_element: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.empty_like(gradient, dtype=dtype, memory_format=torch.contiguous_format)
+
+
+def _scale(
+    gradient: Tensor, grad_loss: Tensor, row_gradient: Tensor | None, scaled: Tensor
+) -> None:
+    inputs = {"gradient": gradient, "factor": grad_loss, "row_gradient": row_gradient}
+    _native.run(gradient.device, _qae.scale_gradient, inputs, {"scaled": scaled})
 
 
 scale_gradient = library.custom_op(
     "qae::scale_gradient",
     _scale_gradient,
     mutates_args=(),
-    schema="(Tensor gradient, Tensor grad_loss, ScalarType dtype) -> Tensor",
+    schema="(Tensor gradient, Tensor grad_loss, Tensor? row_gradient, bool by_element, "
+    "ScalarType dtype) -> Tensor",
 )
-scale_gradient.register_fake(
-    lambda gradient, grad_loss, dtype: torch.empty_like(gradient, dtype=dtype)
-)
+scale_gradient.register_fake(_scaled_like)
 
 
 class LossInPlace(torch.autograd.Function):
@@ -310,11 +341,17 @@ class LossInPlace(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, policy: Tensor, words: Tensor, gradient: Tensor, operation: str
+        ctx: Any,
+        policy: Tensor,
+        words: Tensor,
+        gradient: Tensor,
+        row_gradient: Tensor | None,
+        operation: str,
     ) -> Tensor:
         # What had saved the values for its own backward pass must notice that they are gone.
         torch.autograd.graph.increment_version(policy)
         ctx.gradient = gradient
+        ctx.row_gradient = row_gradient
         ctx.version = gradient._version
         ctx.operation = operation
         return _loss(policy, words)
@@ -333,4 +370,7 @@ class LossInPlace(torch.autograd.Function):
                 f"qae: {ctx.operation} with inplace=True: expected the logits, which hold their "
                 "gradient, to be left alone until the backward pass, found them modified"
             )
-        return gradient.mul_(grad_loss.reshape(1)), None, None, None
+        # On a device only the kernel knows whether the factor is 1, and then touches nothing.
+        _scale(gradient, grad_loss, ctx.row_gradient, gradient)
+        torch.autograd.graph.increment_version(gradient)
+        return gradient, None, None, None, None

@@ -203,6 +203,19 @@ def merge_softmax_stats(inputs: _Arguments, outputs: _Arguments, stream: int = 0
     outputs: as for the forward pass.
     """
 
+def scale_gradient(inputs: _Arguments, outputs: _Arguments, stream: int = 0) -> None:
+    """A gradient times a factor, multiplied in f32 (of f64 in f64) and rounded once.
+
+    inputs:
+      gradient                 f32, bf16, f16, on the CPU f64; [rows, width, columns] or
+                               [slots, columns], last dimension contiguous
+      factor                   f32 or f64, one element
+      row_gradient             f32, as the gradient without its last dimension, contiguous; 0: the row
+                               is 0 and stays so, whatever the factor; optional
+    outputs: scaled, dtype (or f16 of f32) and shape of the gradient, strides of its own; the
+    gradient's own memory: in place. A single column that is 0 stays 0 too.
+    """
+
 def set_emulation(options: Mapping[str, str | bool] | None) -> None:
     """Feature ``emulator``: whether CPU tensors go through the emulated kernels from now on, in all
     threads. ``row_policy``: ``auto`` (default), ``cluster`` or ``block``; ``sm80``: a device of

@@ -69,7 +69,8 @@ def policy_loss_from_logits(
     inplace: bool = False,
     **options: Unpack[AdvantageOptions],
 ) -> tuple[Tensor, Metrics]:
-    """Policy-gradient loss of logits: reads them once and writes their gradient once.
+    """Policy-gradient loss of logits: reads them once and writes their gradient once; with
+    ``inplace`` the backward pass of a loss that nothing scales moves none of it again.
 
     :func:`qae.policy_loss` with log_prob = z[token] - logsumexp(z), z = logits / temperature, minus
     ``entropy_coef`` times the entropies, aggregated likewise. Rows of logits of inactive responses
@@ -92,15 +93,18 @@ def policy_loss_from_logits(
         Of the entropy bonus; with one no response is inactive.
     inplace : bool
         The gradient takes the memory of the logits, which hold no logits from then on; on a GPU
-        nothing of their size is allocated. For the logits of one backward pass without ``torch.compile``. Autograd refuses
-        if an operation had saved them; who reads them later reads the gradient.
+        nothing of their size is allocated, and the backward pass reads and writes it only where the
+        factor from upstream is not 1, and only the rows that act (all, with an entropy term). For
+        the logits of one backward pass without ``torch.compile``. Autograd refuses if an operation
+        had saved them; who reads them later reads the gradient.
 
     Returns
     -------
     loss : Tensor
         float32 (float64 of float64), without dimension. Differentiable once, with respect to
         ``logits`` alone. Gradients have the dtype of the logits, to which a float16 one underflows
-        before a loss scaler helps: give its factor as ``grad_scale``. Without grad mode, or where
+        before a loss scaler helps: give its factor as ``grad_scale``. A factor from upstream that is
+        not finite leaves rows without a gradient at 0. Without grad mode, or where
         ``logits`` needs no gradient, none is allocated.
     metrics : Metrics
         With entropies, and the log-prob and entropy of each token.
@@ -148,18 +152,21 @@ def policy_loss_from_logits(
     if inplace:
         _check_inplace(logits)
         d_logits = logits.detach()
+        row_gradient = _logits_ops.row_gradient_like(d_logits, token_ids)
         outputs = _logits_ops.compute_loss_from_logits(
-            d_logits, d_logits, token_ids, old_log_prob, *arguments
+            d_logits, d_logits, row_gradient, token_ids, old_log_prob, *arguments
         )
         loss_of = _ops.LossInPlace.apply
     else:
         needs_gradient = logits.requires_grad and torch.is_grad_enabled()
-        d_logits, *outputs = _logits_ops.loss_from_logits(
+        d_logits, row_gradient, *outputs = _logits_ops.loss_from_logits(
             logits.detach(), token_ids, old_log_prob, *arguments, needs_gradient
         )
         loss_of = _ops.loss_of
     words, log_prob, entropy, baseline, advantage, active_rows, active_count = outputs
-    loss = loss_of(logits, words, d_logits, "policy_loss_from_logits")
+    # An entropy term has a gradient of its own.
+    known_rows = None if entropy_coef != 0 else row_gradient
+    loss = loss_of(logits, words, d_logits, known_rows, "policy_loss_from_logits")
     has_rewards = rewards is not None
     metrics = Metrics(
         words,

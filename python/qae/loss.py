@@ -178,7 +178,7 @@ def policy_loss(
     words, d_log_prob, baseline, advantage, active_rows, active_count = _ops.loss_from_log_probs(
         log_prob.detach(), as_dtype(old_log_prob, dtype), *arguments
     )
-    loss = _ops.loss_of(log_prob, words, d_log_prob, "policy_loss")
+    loss = _ops.loss_of(log_prob, words, d_log_prob, None, "policy_loss")
     has_rewards = rewards is not None
     metrics = Metrics(
         words,

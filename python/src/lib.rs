@@ -21,6 +21,7 @@ mod outputs;
 mod path;
 mod pool;
 mod rows;
+mod scale_gradient;
 mod shards;
 mod tensor;
 mod token_counts;
@@ -36,7 +37,8 @@ mod _qae {
     use crate::host::Host;
     use crate::tensor::Dtype;
     use crate::{advantages as advantage, config, device, log_probs, loss_from_log_probs as loss};
-    use crate::{loss_from_logits as logits_loss, token_counts as counts, words};
+    use crate::{loss_from_logits as logits_loss, scale_gradient as scale};
+    use crate::{token_counts as counts, words};
     use pyo3::prelude::*;
     use pyo3::types::{PyBytes, PyDict};
 
@@ -240,6 +242,17 @@ mod _qae {
         stream: usize,
     ) -> PyResult<()> {
         guarded(|| log_probs::Merge::new(inputs, outputs)?.run(py, stream))
+    }
+
+    #[pyfunction]
+    #[pyo3(signature = (inputs, outputs, stream = 0))]
+    fn scale_gradient(
+        py: Python<'_>,
+        inputs: &Bound<'_, PyDict>,
+        outputs: &Bound<'_, PyDict>,
+        stream: usize,
+    ) -> PyResult<()> {
+        guarded(|| scale::Call::new(inputs, outputs)?.run(py, stream))
     }
 
     #[pyfunction]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -29,6 +30,23 @@ def operation_arguments(call: Callable[[], object], name: str) -> tuple[Any, ...
         call()
     (arguments,) = recorded
     return arguments
+
+
+@contextmanager
+def operations_on(shape: torch.Size) -> Iterator[set[str]]:
+    """The names of the operations on tensors of this shape, filled meanwhile."""
+    found: set[str] = set()
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if any(isinstance(tensor, Tensor) and tensor.shape == shape for tensor in args):
+                found.add(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Recorder():
+        yield found
 
 
 def pointers(monkeypatch: pytest.MonkeyPatch, name: str) -> dict[str, int]:

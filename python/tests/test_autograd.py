@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
-from batches import LAYOUTS, expected_loss, parameter, random_batch
+from batches import (
+    LAYOUTS,
+    expected_loss,
+    loss_from_logits,
+    near_policy,
+    parameter,
+    random_batch,
+)
 from conftest import UNIT_ROUNDOFF, Backend
 from spies import operation_arguments
 from torch import Tensor, library
@@ -75,8 +83,10 @@ def test_opcheck_of_the_smaller_operations() -> None:
         log_prob = torch.zeros(3, 4, dtype=dtype, requires_grad=True)
         kept = torch.float32 if dtype == torch.float16 else dtype
         gradient = torch.randn(3, 4, dtype=kept)
-        library.opcheck(_ops.loss_of, (log_prob, words, gradient, "test"))
-        library.opcheck(_ops.scale_gradient, (gradient, torch.tensor(0.3), dtype))
+        library.opcheck(_ops.loss_of, (log_prob, words, gradient, None, "test"))
+        for row_gradient, by_element in [(None, True), (None, False), (torch.eye(3)[0], False)]:
+            arguments = (gradient, torch.tensor(0.3), row_gradient, by_element, dtype)
+            library.opcheck(_ops.scale_gradient, arguments)
 
 
 # --------------------------------------------------------------------------------------- gradients
@@ -131,9 +141,51 @@ def test_the_backward_pass_scales_the_gradient(backend: Backend, dtype: torch.dt
 def test_a_bfloat16_gradient_is_rounded_once_in_the_backward_pass() -> None:
     gradient = torch.linspace(0.1, 7.0, 256).bfloat16()
     factor = torch.tensor(1.0 / 3.0)
-    scaled = _ops.scale_gradient(gradient, factor, torch.bfloat16)
+    scaled = _ops.scale_gradient(gradient, factor, None, True, torch.bfloat16)
     assert torch.equal(scaled, (gradient.float() * factor).bfloat16())
     assert not torch.equal(scaled, gradient * factor.bfloat16())
+
+
+@pytest.mark.parametrize("factor", [math.inf, -math.inf, math.nan])
+def test_no_factor_reaches_what_has_no_gradient(backend: Backend, factor: float) -> None:
+    batch, device = near_policy(random_batch(6), 0.9), backend.device
+    options: dict[str, Any] = {"rewards": batch.rewards.to(device), "groups": 4, "normalizer": 31}
+    options["mask"] = batch.mask.to(device)
+
+    def of_log_prob(factor: float) -> Tensor:
+        leaf = parameter(batch.log_prob, device)
+        loss, _ = qae.policy_loss(leaf, batch.old.to(device), **options)
+        (loss * factor).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    def of_logits(factor: float, inplace: bool) -> Tensor:
+        leaf = parameter(batch.logits, device)
+        loss, _ = loss_from_logits(leaf * 1.0, batch, inplace=inplace)
+        (loss * factor).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    plain, found = of_log_prob(1.0), of_log_prob(factor)
+    assert (plain == 0).any() and (plain != 0).any()
+    assert (found[plain == 0] == 0).all() and not found[plain != 0].isfinite().any()
+    plain = of_logits(1.0, False)
+    acts = (plain != 0).any(-1)
+    assert acts.any() and not acts.all()
+    for inplace in (False, True):
+        found = of_logits(factor, inplace)
+        assert (found[~acts] == 0).all() and not found[plain != 0].isfinite().any()
+
+
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.01])
+def test_logits_twice_with_retain_graph(backend: Backend, entropy_coef: float) -> None:
+    batch = near_policy(random_batch(7), 0.9)
+    leaf = parameter(batch.logits, backend.device)
+    loss, _ = loss_from_logits(leaf, batch, entropy_coef=entropy_coef)
+    (plain,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    for factor in (0.25, -2.0, 1.0):
+        (found,) = torch.autograd.grad(loss * factor, leaf, retain_graph=True)
+        assert torch.equal(found, plain * factor)
 
 
 def test_a_gradient_survives_float16_loss_scaling() -> None:

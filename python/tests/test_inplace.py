@@ -6,6 +6,7 @@ import pytest
 import torch
 from batches import loss_from_logits, near_policy, parameter, random_batch
 from conftest import DTYPES, Backend, assert_same, skip_unless_supported
+from spies import operations_on
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -28,6 +29,18 @@ def test_in_place(backend: Backend, dtype: torch.dtype, factor: float) -> None:
         assert leaf.grad is not None and (kept[0].data_ptr() == pointer) == inplace
         results.append((loss, leaf.grad, metrics.words))
     assert all(torch.equal(one, two) for one, two in zip(*results))
+
+
+def test_torch_never_touches_the_gradient_in_place(backend: Backend) -> None:
+    """The kernel reads the factor: an operation of torch would read and write all of it."""
+    batch = near_policy(random_batch(19, vocab=50), 0.9)
+    logits = parameter(batch.logits, backend.device) * 1.0
+    loss, _ = loss_from_logits(logits, batch, inplace=True)
+    for_loss = torch.tensor(0.5, device=backend.device)
+    with operations_on(logits.shape) as operations:
+        (found,) = torch.autograd.grad(loss, logits, for_loss)
+    assert operations <= {"aten.detach.default", "aten.view.default"}, operations
+    assert found.data_ptr() == logits.data_ptr()
 
 
 def test_in_place_on_a_view(backend: Backend) -> None:

@@ -235,6 +235,46 @@ def test_rows_of_a_gradient_do_not_overlap(vocab_start: int | None) -> None:
             _qae.log_probs_from_logits_backward(inputs, {"d_logits": d_logits})
 
 
+def test_a_gradient_is_scaled_with_strides_in_place_and_not() -> None:
+    gradient = torch.randn(3, 5, 7)[:, :4, :6]
+    given = torch.tensor([[1.0, 0.0, 2.0, 0.0]]).repeat(3, 1)
+    inputs = {"gradient": gradient, "factor": torch.tensor(0.5), "row_gradient": given}
+    expected = gradient * 0.5 * (given != 0)[..., None]
+    scaled = torch.full((3, 4, 9), torch.nan)[..., :6]
+    _qae.scale_gradient(inputs, {"scaled": scaled})
+    assert torch.equal(scaled, expected)
+    untouched = gradient[given == 0].clone()
+    _qae.scale_gradient(inputs, {"scaled": gradient})
+    assert torch.equal(gradient[given != 0], expected[given != 0])
+    assert torch.equal(gradient[given == 0], untouched)
+    narrow = torch.empty(20, 1, dtype=torch.float16)
+    wide = {"gradient": torch.full((20, 1), 2e-8), "factor": torch.tensor([1024.0]).double()}
+    _qae.scale_gradient(wide, {"scaled": narrow})
+    assert torch.equal(narrow, (wide["gradient"] * 1024).half())
+
+
+def test_a_scaled_gradient_is_refused_by_name() -> None:
+    gradient, factor = torch.ones(4, 6), torch.tensor(2.0)
+    plain = {"gradient": gradient, "factor": factor}
+    apart = torch.full((4, 6), torch.nan)
+    for inputs, scaled, message in [
+        (plain | {"factor": None}, apart, "factor: expected"),
+        (plain | {"factor": torch.ones(2)}, apart, "factor: expected one element, found"),
+        (plain | {"row_gradient": torch.ones(5)}, apart, r"row_gradient: expected shape \[4\]"),
+        (plain, apart[:3], r"scaled: expected shape \[4, 6\]"),
+        (plain, apart.bfloat16(), "scaled: expected dtype torch.float32 as gradient"),
+        (plain, gradient.t().contiguous().t(), "scaled: expected stride 1"),
+        (
+            plain | {"gradient": apart.view(-1)[:16].view(4, 4)},
+            apart.view(-1)[2:18].view(4, 4),
+            "scaled: expected memory apart from gradient",
+        ),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            _qae.scale_gradient(inputs, {"scaled": scaled})
+    assert apart.isnan().all()
+
+
 def test_a_tensor_may_be_given_twice() -> None:
     inputs, outputs = loss_inputs(), loss_outputs()
     inputs["old_log_prob"] = inputs["log_prob"]

@@ -2,8 +2,9 @@
 
 import collections
 
-# Kernels of token streams: every instance must load and store whole 128-bit words.
-WIDE_KERNELS = [r"^loss_from_log_probs"]
+# Kernels of token streams and of a plain product: every instance must load and store whole 128-bit
+# words.
+WIDE_KERNELS = [r"^loss_from_log_probs", r"^scale_gradient\b"]
 
 # Threads of every block (kBlockThreads).
 BLOCK_WARPS = 8

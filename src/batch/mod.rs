@@ -2,6 +2,7 @@
 
 mod check;
 mod element;
+mod gradient;
 mod logits;
 #[doc(hidden)]
 pub mod shape;
@@ -9,6 +10,7 @@ mod targets;
 mod tensor;
 
 pub(crate) use self::element::Element;
+pub use self::gradient::{Factor, GradientRows};
 pub(crate) use self::logits::Slot;
 pub use self::logits::{LogProbsInput, Logits, LogitsBatch, LogitsLayout};
 pub use self::targets::{LogitsMut, RowsMut};

@@ -78,6 +78,30 @@ pub struct TokenShape {
 }
 
 impl LayoutShape {
+    /// Of rows that belong to responses of one width, or to none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a width that does not divide them.
+    pub fn of_rows(num_rows: usize, width: Option<usize>) -> Result<Self> {
+        match width {
+            None => Ok(Self::Packed {
+                num_rows: 1,
+                num_slots: num_rows,
+            }),
+            Some(width) if width > 0 && num_rows.is_multiple_of(width) => Ok(Self::Padded {
+                num_rows: num_rows / width,
+                width,
+                row_stride: width,
+                mask_row_stride: width,
+                lengths: None,
+            }),
+            Some(width) => {
+                let expected = format!("a divisor of the {num_rows} rows");
+                Err(Error::invalid("width", expected, width))
+            }
+        }
+    }
+
     /// Number of local responses.
     pub fn num_rows(&self) -> usize {
         match *self {

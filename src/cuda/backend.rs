@@ -4,6 +4,7 @@ mod log_probs_from_logits;
 mod loss_from_log_probs;
 mod loss_from_logits;
 mod outputs;
+mod scale_gradient;
 
 use super::advantages::{AdvantageOutputs, advantages, advantages_workspace_bytes};
 use super::device::Device;

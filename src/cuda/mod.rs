@@ -3,9 +3,9 @@
 //!
 //! [`Device::open`] finds a GPU or says why there is none, without a panic where no driver is
 //! installed. [`advantages`], [`token_counts`], [`loss_from_log_probs`], [`loss_from_logits`],
-//! [`log_probs_from_logits`] with its [backward pass](log_probs_from_logits_backward), and
-//! [`merge_softmax_stats`] for a vocabulary in shards are the operations; [`CudaBackend`] is the same
-//! for tensors on the host.
+//! [`log_probs_from_logits`] with its [backward pass](log_probs_from_logits_backward),
+//! [`merge_softmax_stats`] for a vocabulary in shards and [`scale_gradient`] for a framework's
+//! backward pass are the operations; [`CudaBackend`] is the same for tensors on the host.
 //!
 //! # Stream ordering
 //! A call checks its arguments, enqueues its launch on the [`Stream`] and returns: it neither
@@ -50,6 +50,7 @@ mod loss_from_logits;
 mod memory;
 mod metrics;
 mod range;
+mod scale_gradient;
 mod softmax_stats;
 mod stream;
 mod token_counts;
@@ -79,6 +80,7 @@ pub use loss_from_logits::{
 };
 pub use memory::{DeviceSlice, DeviceSliceMut, DeviceTensor, DeviceTensorMut, ForeignSlice};
 pub use metrics::{DeviceGroupMetrics, DeviceMetrics};
+pub use scale_gradient::{DeviceFactor, FactorValue, scale_gradient, scale_gradient_in_place};
 pub use softmax_stats::{SoftmaxStats, merge_softmax_stats};
 pub use stream::Stream;
 pub use token_counts::{token_counts, token_counts_workspace_bytes};

@@ -173,24 +173,7 @@ pub fn log_probs_from_logits_backward(
 
 impl LogitsRows {
     fn layout(&self) -> Result<LayoutShape> {
-        let num_rows = self.num_rows;
-        Ok(match self.width {
-            None => LayoutShape::Packed {
-                num_rows: 1,
-                num_slots: num_rows,
-            },
-            Some(width) if width > 0 && num_rows.is_multiple_of(width) => LayoutShape::Padded {
-                num_rows: num_rows / width,
-                width,
-                row_stride: width,
-                mask_row_stride: width,
-                lengths: None,
-            },
-            Some(width) => {
-                let expected = format!("a divisor of the {num_rows} rows");
-                return Err(Error::invalid("width", expected, width));
-            }
-        })
+        LayoutShape::of_rows(self.num_rows, self.width)
     }
 
     fn grid(&self, layout: &LayoutShape) -> Result<RowGrid> {

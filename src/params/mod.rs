@@ -9,6 +9,7 @@ mod logits;
 mod loss_from_log_probs;
 mod loss_from_logits;
 mod metrics;
+mod scale_gradient;
 mod token_counts;
 mod token_loss;
 
@@ -29,6 +30,7 @@ pub use metrics::{
     group_metrics, group_metrics_struct, logits_metrics, logits_metrics_struct, loss_metrics,
     loss_metrics_struct,
 };
+pub use scale_gradient::{FactorBuffers, TypedBuffer, scale_gradient};
 pub use token_counts::token_counts;
 
 use crate::batch::DType;

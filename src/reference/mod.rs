@@ -14,6 +14,7 @@ mod loss_from_logits;
 mod objective;
 mod quantile;
 mod response;
+mod scale_gradient;
 mod softmax_stats;
 mod token;
 mod tokens;
@@ -23,6 +24,7 @@ pub use log_probs_from_logits::{log_probs_from_logits, log_probs_from_logits_bac
 pub use loss_from_log_probs::loss_from_log_probs;
 pub use loss_from_logits::loss_from_logits;
 pub use quantile::{quantile, rank};
+pub use scale_gradient::scale_gradient;
 pub use softmax_stats::{RowShard, SoftmaxStats};
 
 pub(crate) use advantages::{add as add_groups, check as check_advantages, group_advantages};

@@ -3,6 +3,7 @@
 mod advantages;
 mod log_probs;
 mod logits;
+mod scale;
 mod tokens;
 
 use super::batch::{Description, GroupKind, LayoutKind, OwnedBatch, SourceKind, WeightKind};
@@ -85,6 +86,7 @@ pub fn cases() -> Vec<Case> {
         logits::value_cases,
         logits::option_cases,
         logits::shape_cases,
+        scale::cases,
     ]
     .into_iter()
     .try_for_each(|make| make(&mut list));

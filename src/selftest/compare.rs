@@ -101,6 +101,12 @@ impl Comparison {
         self.values("d_logits", found, expected, tolerance, largest);
     }
 
+    /// A gradient times a factor.
+    pub(super) fn scaled(&mut self, found: &[f64], expected: &[f64], rounding: f64) {
+        let tolerance = self.tolerance + self.unless_exact(rounding);
+        self.tensor("scaled", found, expected, tolerance);
+    }
+
     /// What has to be exactly 0, as nothing acts there, may not be off at all.
     fn zeros(&mut self, name: &str, found: &[f64], expected: &[f64]) {
         let mut pairs = found.iter().zip(expected);

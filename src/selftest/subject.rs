@@ -3,7 +3,9 @@
 #[cfg(feature = "cuda")]
 use super::F32_TOLERANCE;
 use crate::backend::{Backend, LogProbsOutput, LogitsOutput, LossOutput};
-use crate::batch::{LogProbsInput, LogitsBatch, TokenBatch};
+use crate::batch::{
+    DType, Factor, GradientRows, LogProbsInput, LogitsBatch, Tensor, TensorMut, TokenBatch,
+};
 use crate::config::{AdvantageConfig, Config};
 use crate::cpu::{self, CpuBackend};
 use crate::error::Result;
@@ -62,6 +64,18 @@ pub trait Subject {
         config: &Config,
         placement: &Placement,
     ) -> Result<LogitsOutput>;
+
+    /// A gradient without gaps times a factor, in the dtype that `placement` says, if the subject has a
+    /// choice.
+    ///
+    /// # Errors
+    /// Whatever keeps it from running.
+    fn scale_gradient(
+        &self,
+        gradient: &GradientRows<Tensor<'_>>,
+        factor: &Factor<'_>,
+        placement: &Placement,
+    ) -> Result<Vec<f64>>;
 }
 
 /// Arguments of a forward and a backward pass.
@@ -142,6 +156,30 @@ impl Subject for CpuBackend {
     ) -> Result<LogitsOutput> {
         cpu::loss_from_logits(batch, config)
     }
+
+    fn scale_gradient(
+        &self,
+        gradient: &GradientRows<Tensor<'_>>,
+        factor: &Factor<'_>,
+        _placement: &Placement,
+    ) -> Result<Vec<f64>> {
+        let mut scaled = vec![f64::NAN; gradient.values.len()];
+        let (num_rows, num_columns) = (gradient.num_rows, gradient.num_columns);
+        let values = TensorMut::F64(&mut scaled);
+        let target = GradientRows::contiguous(values, num_rows, num_columns);
+        cpu::scale_gradient_into(gradient, factor, target)?;
+        Ok(scaled)
+    }
+}
+
+impl Placement {
+    /// Of a scaled gradient.
+    pub fn scaled_dtype(&self, gradient: DType) -> DType {
+        match gradient {
+            DType::F32 if self.narrow_gradient => DType::F16,
+            dtype => dtype,
+        }
+    }
 }
 
 #[cfg(feature = "cuda")]
@@ -198,6 +236,17 @@ impl Subject for std::cell::RefCell<crate::cuda::CudaBackend> {
     ) -> Result<LogitsOutput> {
         place(&mut self.borrow_mut(), placement);
         Ok(self.borrow().loss_from_logits(batch, config)?.output)
+    }
+
+    fn scale_gradient(
+        &self,
+        gradient: &GradientRows<Tensor<'_>>,
+        factor: &Factor<'_>,
+        placement: &Placement,
+    ) -> Result<Vec<f64>> {
+        place(&mut self.borrow_mut(), placement);
+        let dtype = placement.scaled_dtype(gradient.values.dtype());
+        self.borrow().scale_gradient(gradient, factor, dtype)
     }
 }
 

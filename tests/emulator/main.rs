@@ -31,3 +31,4 @@ mod logits_sizes;
 mod order;
 mod random;
 mod sampled;
+mod scale_gradient;

@@ -95,3 +95,7 @@ operation!(
     qae_log_probs_from_logits_backward_params: "log_probs_from_logits_backward",
     qae_log_probs_from_logits_backward, qae_emu_log_probs_from_logits_backward
 );
+operation!(
+    qae_scale_gradient_params: "scale_gradient",
+    qae_scale_gradient, qae_emu_scale_gradient
+);

@@ -15,7 +15,7 @@ const PLAIN: RowsDescription = RowsDescription {
 };
 
 /// Where logits and gradient stand: alike with respect to 16 bytes, or not.
-const PLACEMENTS: [(&str, Placement); 4] = [
+pub(super) const PLACEMENTS: [(&str, Placement); 4] = [
     ("apart", PLACED),
     (
         "in place",
@@ -43,7 +43,7 @@ const PLACEMENTS: [(&str, Placement); 4] = [
     ),
 ];
 
-const PLACED: Placement = Placement {
+pub(super) const PLACED: Placement = Placement {
     row_policy: crate::params::RowPolicy::Auto,
     in_place: false,
     misalignment: 0,
