@@ -4,9 +4,10 @@
 use half::{bf16, f16};
 use qae::{DType, Factor, GradientRows, Tensor, reference};
 use qae_emulator::{EmulatorBackend, LogitsPlacement, Options, Order, ScaleRun, ScaledPlace};
+use qae_test_support::Random;
 
 use crate::case::Values;
-use crate::random::{Random, vec_of};
+use crate::random::vec_of;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
