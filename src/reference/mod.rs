@@ -25,7 +25,9 @@ pub use loss_from_logits::loss_from_logits;
 pub use quantile::{quantile, rank};
 pub use softmax_stats::{RowShard, SoftmaxStats};
 
-pub(crate) use advantages::{add as add_groups, check as check_advantages, group_advantages};
+pub(crate) use advantages::{
+    add as add_groups, check as check_advantages, group_advantages, standard_deviation,
+};
 pub(crate) use exp::exp;
 pub(crate) use gathered::Gathered;
 pub(crate) use kl::kl_term;
