@@ -28,7 +28,7 @@ pub struct Recommendation {
 /// The paper's rule, on what is known: what the user says, then what the files hold.
 pub(super) fn recommend(run: RunFacts, steps: &[ByStep], sizes: &[GroupSize]) -> Recommendation {
     let measured = trend(steps);
-    let (k, rests_on) = match (run.entropy, run.clip_higher, &measured) {
+    let (k, mut rests_on) = match (run.entropy, run.clip_higher, &measured) {
         (Some(EntropyLevel::High), ..) => (Some(0.4), "entropy is high, as you say".to_string()),
         (Some(EntropyLevel::Low), ..) => (Some(0.6), "entropy is low, as you say".to_string()),
         (None, Some(true), _) => (Some(0.4), "Clip-Higher is on, as you say".to_string()),
@@ -52,6 +52,9 @@ pub(super) fn recommend(run: RunFacts, steps: &[ByStep], sizes: &[GroupSize]) ->
                 .to_string(),
         ),
     };
+    if let (Some(k), Some(trend)) = (k, &measured) {
+        rests_on += &contradiction(k, trend);
+    }
     let text = match k {
         Some(k) => {
             let why = if k == 0.4 {
@@ -68,6 +71,17 @@ pub(super) fn recommend(run: RunFacts, steps: &[ByStep], sizes: &[GroupSize]) ->
         automatic: k.is_none(),
         text,
         rests_on,
+    }
+}
+
+/// What the files say against a K that the user's words lead to.
+fn contradiction(k: f64, trend: &Trend) -> String {
+    match trend.ratio() {
+        ratio if k < 0.5 && ratio < FALLEN => {
+            format!("; the files say that entropy falls: {trend}")
+        }
+        ratio if k > 0.5 && ratio > RISEN => format!("; the files say that entropy rises: {trend}"),
+        _ => String::new(),
     }
 }
 
