@@ -48,6 +48,9 @@ use tally::{Counts, Kind, Lengths, StepTally, Sums, Tally, Total};
 /// More steps than this are not a column of steps, and would be more than anyone reads.
 const MAX_STEPS: usize = 50_000;
 
+/// More figures than this, one for each K at each step, take hundreds of megabytes.
+const MAX_STEP_FIGURES: usize = 1_000_000;
+
 /// Is told how far reading is.
 pub trait Progress: Sync {
     /// So many bytes will be read; pipes count as none.
@@ -74,12 +77,13 @@ pub struct Analysis {
 /// would do to them. The path `-` is standard input.
 ///
 /// Uses rayon's current thread pool. Holds sixteen bytes for each response, and some more for each
-/// group and step. Results do not depend on the number of threads.
+/// group, and for each K at each step. Results do not depend on the number of threads.
 ///
 /// # Errors
 /// [`Error::Invalid`] for options out of range, files without responses, or without the steps and
-/// entropies that [`Options::auto_k`] needs; [`Error::File`], with file and line, for what cannot be read: a broken line (unless [`Options::skip_bad`]), an unknown
-/// format, a missing column, files of different formats.
+/// entropies that [`Options::auto_k`] needs, and for what ends like the names of sessions, but names
+/// several responses; [`Error::File`], with file and line, for what cannot be read: a broken line
+/// (unless [`Options::skip_bad`]), an unknown format, a missing column, files of different formats.
 ///
 /// ```
 /// use qae::analyze::{Options, analyze};
@@ -108,12 +112,14 @@ pub fn analyze(paths: &[PathBuf], options: &Options, progress: &dyn Progress) ->
     }
     data.collector.finish();
     statistics::sort(&mut data.collector);
+    statistics::check_sessions(&data.collector)?;
     let k = options.sorted_k();
     let methods = Methods::of(base(options), &k, options.interpolation);
     let question = Question {
         methods: &methods,
         k_by_step: None,
         success_threshold: options.success_threshold,
+        by_step: data.collector.steps.len() <= most_steps(k.len()),
         by_group: options.by_group,
     };
     let counts = statistics::count(&data.collector, question);
@@ -137,18 +143,24 @@ impl Analysis {
             k: k.to_vec(),
             ..self.options.clone()
         };
-        options.check()?;
+        options.check_k()?;
         let k = options.sorted_k();
         let methods = Methods::of(base(&options), &k, options.interpolation);
         let question = Question {
             methods: &methods,
             k_by_step: None,
             success_threshold: options.success_threshold,
+            by_step: false,
             by_group: false,
         };
         let counts = statistics::count(&self.collector, question);
         Ok(by_k(&counts, &k, options.interpolation))
     }
+}
+
+/// Steps that have figures of their own.
+fn most_steps(num_k: usize) -> usize {
+    MAX_STEPS.min(MAX_STEP_FIGURES / num_k)
 }
 
 fn base(options: &Options) -> AdvantageConfig {
@@ -173,12 +185,7 @@ fn report(
     let total = &counts.total.sums;
     let collector = &data.collector;
     let group_sizes = group_sizes(&counts.groups);
-    let has_too_many_steps = collector.steps.len() > MAX_STEPS;
-    let by_step = if has_too_many_steps {
-        vec![]
-    } else {
-        by_step(collector, steps, k)
-    };
+    let by_step = by_step(collector, steps, k);
     let mut report = Report {
         format: data.format.name(),
         columns: data.layout.clone(),
@@ -199,7 +206,7 @@ fn report(
         recommendation: recommend::recommend(options.run, &entropies(collector), &group_sizes),
         group_sizes,
         by_step,
-        steps_left_out: if has_too_many_steps {
+        steps_left_out: if collector.steps.len() > most_steps(k.len()) {
             collector.steps.len()
         } else {
             0

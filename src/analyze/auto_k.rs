@@ -108,6 +108,7 @@ pub(super) fn replay(config: AutoKConfig, data: &Data, options: &Options) -> Res
             methods: &Methods::only(base(options), &levels, options.interpolation),
             k_by_step: Some(&k_by_step),
             success_threshold: options.success_threshold,
+            by_step: true,
             by_group: false,
         },
     );

@@ -89,6 +89,16 @@ pub(super) struct Parsed {
     pub(super) records: Vec<Record>,
     /// Responses that the trainer itself left out: failed, not the policy's, filtered.
     pub(super) untrained: u64,
+    /// Those of them that stand between the others of their group: the number of records before.
+    pub(super) gaps: Vec<usize>,
+}
+
+impl Parsed {
+    /// A response of the policy that failed, and stands where it would if it had not.
+    fn fail(&mut self) {
+        self.untrained += 1;
+        self.gaps.push(self.records.len());
+    }
 }
 
 /// Reads a file of rows and columns.
@@ -166,6 +176,15 @@ impl Source {
             step: described.step,
             entropy: described.entropy,
         }
+    }
+
+    /// The rewards that are added up though nobody said so.
+    pub(super) fn assumed_sum(&self, options: &Options) -> Vec<String> {
+        let rewards = &self.described.rewards;
+        if rewards.len() < 2 || !options.columns.rewards.is_empty() {
+            return vec![];
+        }
+        rewards.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// Format and columns, for messages.

@@ -2,7 +2,8 @@
 //!
 //! Rollout lines are mostly text and token lists that nobody asks for here, so that nothing is
 //! decoded or copied and the search for the end of a skipped value runs at the speed of `memchr`.
-//! Numbers may be `NaN`, `Infinity` and `-Infinity`, which Python's `json` writes.
+//! What is skipped is not validated beyond its end: the brackets of a nested value must match, but
+//! `[1,,2 foo]` passes, as does the wrong escape of `"a\qb"` in a text that nobody decodes. Numbers may be `NaN`, `Infinity` and `-Infinity`, which Python's `json` writes.
 
 #[cfg(test)]
 mod tests;
@@ -104,6 +105,34 @@ pub(super) fn decode(raw: &[u8]) -> Option<String> {
     }
     let quoted = [b"\"", raw, b"\""].concat();
     serde_json::from_slice(&quoted).ok()
+}
+
+/// Bytes of the text of a string, in UTF-8. Half of a surrogate pair counts 3, as U+FFFD, which
+/// decoders put in its place; what follows the backslash of a wrong escape counts as it stands.
+pub(super) fn text_length(raw: &[u8]) -> u64 {
+    let mut length = raw.len();
+    let mut rest = raw;
+    while let Some(at) = memchr(b'\\', rest) {
+        let escape = &rest[at..];
+        let (escaped, decoded) = match unit(escape) {
+            None => (2.min(escape.len()), 1),
+            Some(0..0x80) => (6, 1),
+            Some(0x80..0x800) => (6, 2),
+            Some(0xd800..0xdc00) if matches!(unit(&escape[6..]), Some(0xdc00..0xe000)) => (12, 4),
+            Some(_) => (6, 3),
+        };
+        length = length - escaped + decoded;
+        rest = &escape[escaped..];
+    }
+    length as u64
+}
+
+/// The number of an escape `\uXXXX`.
+fn unit(escape: &[u8]) -> Option<u32> {
+    let digits = escape.strip_prefix(b"\\u")?.get(..4)?;
+    let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+    let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
+    u32::from_str_radix(digits, 16).ok()
 }
 
 struct Cursor<'a> {
@@ -322,6 +351,14 @@ pub(super) fn bytes(value: Json<'_>) -> Option<&[u8]> {
             Some(bytes)
         }
         Json::Null | Json::Bool(_) => None,
+    }
+}
+
+/// Bytes of a text, or of any other value as it stands.
+pub(super) fn size(value: Json<'_>) -> u64 {
+    match value {
+        Json::String(raw) => text_length(raw),
+        value => bytes(value).map_or(0, <[u8]>::len) as u64,
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! All of it is the reference's own code; groups with the same rewards are computed once.
 
-use crate::config::{AdvantageConfig, Baseline, Gate, Interpolation, Scale};
-use crate::reference::group_advantages;
+use crate::config::{AdvantageConfig, Baseline, Gate, Interpolation};
+use crate::reference::{self, group_advantages};
 use std::collections::HashMap;
 
 /// Groups that are remembered; beyond them rewards are hardly ever the same.
@@ -170,32 +170,13 @@ fn outcome(methods: &Methods, rewards: &[Reward]) -> Outcome {
     }
 }
 
-/// The unbiased standard deviation, from the reference's advantages: their divisor.
+/// The unbiased standard deviation, exactly 0 where all rewards are equal.
 pub(super) fn standard_deviation(rewards: &[Reward]) -> f64 {
-    let config = AdvantageConfig {
-        baseline: Baseline::Mean,
-        scale: Scale::Std {
-            unbiased: true,
-            epsilon: 0.0,
-        },
-        gate: Gate::Off,
-        ..AdvantageConfig::default()
-    };
-    let methods = Methods {
-        configs: vec![config],
-        plain: vec![],
-    };
-    let outcome = outcome(&methods, rewards);
-    let Some((&(reward, _), verdict)) = rewards.last().zip(outcome.verdicts.first()) else {
+    if rewards.len() < 2 {
         return 0.0;
-    };
-    // The largest reward is above the mean wherever rewards differ.
-    match verdict.advantage.last() {
-        Some(&advantage) if advantage > 0.0 && rewards.len() > 1 => {
-            (f64::from(reward) - verdict.baseline) / advantage
-        }
-        _ => 0.0,
     }
+    let all = |&(reward, count): &Reward| std::iter::repeat_n(f64::from(reward), count as usize);
+    reference::standard_deviation(&rewards.iter().flat_map(all).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -223,10 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_deviation_is_that_of_the_advantages() {
-        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-15, "{a} {b}");
-        close(standard_deviation(&[(0.0, 4), (1.0, 12)]), 0.2_f64.sqrt());
-        close(standard_deviation(&[(0.5, 7)]), 0.0);
-        close(standard_deviation(&[]), 0.0);
+    fn the_standard_deviation_is_unbiased() {
+        assert_eq!(
+            standard_deviation(&[(0.0, 4), (1.0, 12)]),
+            (3.0_f64 / 15.0).sqrt()
+        );
+        assert_eq!(standard_deviation(&[(0.1, 7)]), 0.0);
+        assert_eq!(standard_deviation(&[]), 0.0);
     }
 }

@@ -8,10 +8,13 @@ use std::str::FromStr;
 /// The K that are compared where nobody says which.
 pub const DEFAULT_K: [f64; 9] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 
+/// More K than this are no comparison, and memory grows with them.
+const MAX_K: usize = 100;
+
 /// What to compare, and what the files do not say themselves.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Quantile levels, each in (0, 1). Neighbors are compared in ascending order.
+    /// Quantile levels, at most 100, each in (0, 1). Neighbors are compared in ascending order.
     pub k: Vec<f64>,
     /// Of the quantile between two rewards.
     pub interpolation: Interpolation,
@@ -97,15 +100,14 @@ impl Options {
     /// Whether every field is in its range.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a K outside (0, 1) or none at all, a threshold or a weight that is
-    /// not finite, a group size of 0, or one together with lines that may be left out; those of
-    /// [`AutoKConfig::check`], as `auto_k.` and the field.
+    /// [`Error::Invalid`] for a K outside (0, 1), none at all or too many, a threshold or a weight
+    /// that is not finite, a group size of 0, or one together with lines that may be left out; those
+    /// of [`AutoKConfig::check`], as `auto_k.` and the field.
     pub fn check(&self) -> Result<()> {
-        if self.k.is_empty() {
-            return Err(Error::invalid("k", "at least one number in (0, 1)", "none"));
-        }
-        if let Some(k) = self.k.iter().find(|&&k| !(k > 0.0 && k < 1.0)) {
-            return Err(Error::invalid("k", "numbers in (0, 1)", k));
+        self.check_k()?;
+        if self.k.len() > MAX_K {
+            let expected = format!("at most {MAX_K} numbers");
+            return Err(Error::invalid("k", expected, self.k.len()));
         }
         finite("success_threshold", self.success_threshold)?;
         for term in &self.columns.rewards {
@@ -119,6 +121,16 @@ impl Options {
             return Err(Error::invalid("group_size", expected, "skip_bad"));
         }
         self.auto_k.map_or(Ok(()), check_auto_k)
+    }
+
+    pub(super) fn check_k(&self) -> Result<()> {
+        if self.k.is_empty() {
+            return Err(Error::invalid("k", "at least one number in (0, 1)", "none"));
+        }
+        if let Some(k) = self.k.iter().find(|&&k| !(k > 0.0 && k < 1.0)) {
+            return Err(Error::invalid("k", "numbers in (0, 1)", k));
+        }
+        Ok(())
     }
 
     /// The K in ascending order, each once.
@@ -192,6 +204,7 @@ mod tests {
             ((|o| o.k.clear()) as fn(&mut Options), "at least one"),
             (|o| o.k.push(1.0), "found 1"),
             (|o| o.k.push(f64::NAN), "found NaN"),
+            (|o| o.k = vec![0.5; 101], "at most 100 numbers, found 101"),
             (|o| o.success_threshold = f64::NAN, "success_threshold"),
             (|o| o.group_size = Some(0), "group_size"),
             (

@@ -25,6 +25,8 @@ pub(super) struct Data {
     pub(super) collector: Collector,
     pub(super) format: Format,
     pub(super) layout: Layout,
+    /// The rewards that are added up though nobody said so.
+    pub(super) assumed_sum: Vec<String>,
     pub(super) files: Files,
     pub(super) num_files: usize,
     pub(super) num_empty_files: usize,
@@ -68,6 +70,7 @@ pub(super) fn read(
     };
     let (format, mut layout) = (first.format, first.describe());
     layout.entropy = entropies(&sources);
+    let assumed_sum = first.assumed_sum(options);
     progress.begin(inputs.iter().map(|input| input.size).sum());
     let mut sink = Sink {
         collector: Collector::default(),
@@ -91,6 +94,7 @@ pub(super) fn read(
         collector: sink.collector,
         format,
         layout,
+        assumed_sum,
         files,
         num_files,
         num_empty_files: empty.len(),
@@ -156,6 +160,7 @@ struct Sink<'a> {
     unit: &'static str,
     options: &'a Options,
     progress: &'a dyn Progress,
+    /// Neighbors so far, which a response that failed is as well.
     num_rows: u64,
     num_bytes: u64,
 }
@@ -254,9 +259,14 @@ fn collect(
         for (line, reason) in &part.broken {
             sink.broken(chunk.file, lines.line + line, reason)?;
         }
-        for record in part.parsed.records {
+        let mut gaps = part.parsed.gaps.into_iter().peekable();
+        for (index, record) in part.parsed.records.into_iter().enumerate() {
+            while gaps.next_if_eq(&index).is_some() {
+                sink.num_rows += 1;
+            }
             sink.record(chunk.file, record);
         }
+        sink.num_rows += gaps.count() as u64;
         sink.untrained += part.parsed.untrained;
         sink.bytes(chunk.num_read);
         lines.line += part.num_lines;
@@ -315,11 +325,13 @@ fn parse_line(
     if line.is_empty() {
         return Ok(());
     }
-    let (num_records, untrained) = (parsed.records.len(), parsed.untrained);
+    let (num_records, num_gaps) = (parsed.records.len(), parsed.gaps.len());
+    let untrained = parsed.untrained;
     let result = parser.parse(line, step, parsed);
     if result.is_err() {
         // An episode is left out whole.
         parsed.records.truncate(num_records);
+        parsed.gaps.truncate(num_gaps);
         parsed.untrained = untrained;
     }
     result

@@ -33,7 +33,7 @@ pub(super) fn recommend(run: RunFacts, entropies: &[f64], sizes: &[GroupSize]) -
         [_] => "the files have the entropy of one step only",
         _ => "the first entropy of the files is not above 0",
     };
-    let (k, rests_on) = match (run.entropy, run.clip_higher, &measured) {
+    let (k, mut rests_on) = match (run.entropy, run.clip_higher, &measured) {
         (Some(EntropyLevel::High), ..) => (Some(0.4), "entropy is high, as you say".to_string()),
         (Some(EntropyLevel::Low), ..) => (Some(0.6), "entropy is low, as you say".to_string()),
         (None, Some(true), _) => (Some(0.4), "Clip-Higher is on, as you say".to_string()),
@@ -56,6 +56,9 @@ pub(super) fn recommend(run: RunFacts, entropies: &[f64], sizes: &[GroupSize]) -
             format!("{unknown}, and neither --clip-higher nor --policy-entropy is given"),
         ),
     };
+    if let (Some(k), Some(trend)) = (k, &measured) {
+        rests_on += &contradiction(k, trend);
+    }
     let text = match k {
         Some(k) => {
             let why = if k == 0.4 {
@@ -72,6 +75,17 @@ pub(super) fn recommend(run: RunFacts, entropies: &[f64], sizes: &[GroupSize]) -
         automatic: k.is_none(),
         text,
         rests_on,
+    }
+}
+
+/// What the files say against a K that the user's words lead to.
+fn contradiction(k: f64, trend: &Trend) -> String {
+    match trend.ratio() {
+        ratio if k < 0.5 && ratio < FALLEN => {
+            format!("; the files say that entropy falls: {trend}")
+        }
+        ratio if k > 0.5 && ratio > RISEN => format!("; the files say that entropy rises: {trend}"),
+        _ => String::new(),
     }
 }
 

@@ -27,26 +27,42 @@ pub(super) enum Identity {
     Output(Output),
 }
 
-/// An output of a session, in the order of both numbers.
+/// An output of a session, in the order of both numbers, and some bits of a hash of its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Output(u32);
 
 impl Output {
-    const INDEX_BITS: u32 = 12;
+    const TEXT_BITS: u32 = 8;
+    const INDEX_BITS: u32 = 10;
+    const SESSION_BITS: u32 = 32 - Self::INDEX_BITS - Self::TEXT_BITS;
 
-    /// `None` for more than a million sessions or four thousand outputs, which no prompt has.
+    /// `None` for more than sixteen thousand sessions or a thousand outputs, which no prompt has.
     pub(super) fn new(session: u32, index: u32) -> Option<Self> {
-        let fits = session < 1 << (32 - Self::INDEX_BITS) && index < 1 << Self::INDEX_BITS;
-        fits.then_some(Self(session << Self::INDEX_BITS | index))
+        let fits = session < 1 << Self::SESSION_BITS && index < 1 << Self::INDEX_BITS;
+        fits.then_some(Self(
+            (session << Self::INDEX_BITS | index) << Self::TEXT_BITS,
+        ))
+    }
+
+    /// The same output, with a hash of its text.
+    pub(super) fn with_text(self, hash: u32) -> Self {
+        Self(self.0 | hash >> (32 - Self::TEXT_BITS))
+    }
+
+    pub(super) fn from_bits(bits: u32) -> Self {
+        Self(bits)
     }
 
     pub(super) fn to_bits(self) -> u32 {
         self.0
     }
 
-    /// The session of an output that was made of these bits.
-    pub(super) fn session_of(bits: u32) -> u32 {
-        bits >> Self::INDEX_BITS
+    pub(super) fn session(self) -> u32 {
+        self.0 >> (Self::INDEX_BITS + Self::TEXT_BITS)
+    }
+
+    pub(super) fn index(self) -> u32 {
+        self.0 >> Self::TEXT_BITS & ((1 << Self::INDEX_BITS) - 1)
     }
 }
 

@@ -4,6 +4,7 @@ use super::collector::{Collector, Row};
 use super::methods::{Methods, Outcomes, standard_deviation};
 use super::record::{Output, hash};
 use super::tally::{Counts, GroupSummary, GroupView, Lengths};
+use crate::error::{Error, Result};
 use rayon::prelude::*;
 
 /// So many at a time, whatever the number of threads, so that sums do not depend on it.
@@ -16,6 +17,7 @@ pub(super) struct Question<'a> {
     /// The first K of the methods at each step, by the step's index, where it changes.
     pub(super) k_by_step: Option<&'a [f64]>,
     pub(super) success_threshold: f64,
+    pub(super) by_step: bool,
     pub(super) by_group: bool,
 }
 
@@ -24,6 +26,33 @@ pub(super) struct Question<'a> {
 pub(super) fn sort(collector: &mut Collector) {
     let key = |row: &Row| (row.group, row.identity, row.reward.to_bits(), row.length);
     collector.rows.par_sort_unstable_by_key(key);
+}
+
+/// Whether what looks like names of sessions is some: in a sorted collection an output stands there
+/// once, or again as it was.
+///
+/// # Errors
+/// [`Error::Invalid`] with the name of an output that two different responses have.
+pub(super) fn check_sessions(data: &Collector) -> Result<()> {
+    let name = |row: &Row| {
+        let output = Output::from_bits(row.identity);
+        (row.group, output.session(), output.index())
+    };
+    let facts = |row: &Row| (row.identity, row.length, row.reward.to_bits());
+    let is_contradiction = |pair: &&[Row]| {
+        let has_sessions = data.groups[pair[0].group as usize].has_sessions;
+        has_sessions && name(&pair[0]) == name(&pair[1]) && facts(&pair[0]) != facts(&pair[1])
+    };
+    let Some(pair) = data.rows.par_windows(2).find_first(is_contradiction) else {
+        return Ok(());
+    };
+    let (_, session, index) = name(&pair[0]);
+    let expected = "each session and output of a group once";
+    let found = format!(
+        "…_{session}_{index} again with another reward, length or text (--group uid takes the \
+         whole uid)"
+    );
+    Err(Error::invalid("uid", expected, found))
 }
 
 /// Counts over all groups of a sorted collection.
@@ -65,8 +94,10 @@ fn count_groups(data: &Collector, rows: &[Row], question: Question<'_>) -> Count
         }
         let outcome = outcomes.of(&view.rewards);
         counts.total.add_group(&view, outcome, plain);
-        let step = counts.steps.entry(group.step).or_default();
-        step.add_group(&view, outcome, plain);
+        if question.by_step {
+            let step = counts.steps.entry(group.step).or_default();
+            step.add_group(&view, outcome, plain);
+        }
         *counts.groups.entry(view.kind()).or_default() += 1;
         counts.split_over_files += u64::from(group.is_split_over_files);
         counts.split_over_steps += u64::from(group.is_split_over_steps);
@@ -108,7 +139,7 @@ fn describe(rows: &[Row], data: &Collector, success_threshold: f64, view: &mut G
             responses: row.length.into(),
             prompts: prompt_length,
         };
-        let session = |row: &Row| Output::session_of(row.identity);
+        let session = |row: &Row| Output::from_bits(row.identity).session();
         match (last, responses.last_mut()) {
             (Some(last), Some(response)) if group.has_sessions && session(last) == session(row) => {
                 // A session is one response, rewarded as its last output.

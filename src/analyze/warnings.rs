@@ -60,6 +60,7 @@ pub(super) fn warnings(
 ) -> Vec<Warning> {
     let mut warnings = Warnings(vec![]);
     about_files(data, &mut warnings);
+    about_columns(data, &mut warnings);
     about_groups(data, counts, report, &mut warnings);
     about_rewards(report, &mut warnings);
     about_entropies(data, &mut warnings);
@@ -97,6 +98,19 @@ fn about_files(data: &Data, warnings: &mut Warnings) {
     warnings.add("untrained_responses", data.untrained, || {
         let responses = plural(data.untrained, "response");
         format!("{responses} not counted, since the trainer left them out (failed, filtered, not the policy's)")
+    });
+}
+
+fn about_columns(data: &Data, warnings: &mut Warnings) {
+    let summed = &data.assumed_sum;
+    warnings.add("summed_rewards", summed.len() as u64, || {
+        let (names, first) = (summed.join(", "), &summed[0]);
+        format!(
+            "{} columns of rewards added up, each with weight 1: {names}. The files have no weights, and columns that \
+             were only logged look the same (--reward {first},{}=0.5 takes others)",
+            summed.len(),
+            summed[1],
+        )
     });
     let is_in_bytes =
         (data.layout.length.as_deref()).is_some_and(|name| is_text(data.format, name));
@@ -211,8 +225,9 @@ fn about_rewards(report: &Report, warnings: &mut Warnings) {
     let left_out = report.steps_left_out as u64;
     warnings.add("steps_left_out", left_out, || {
         format!(
-            "{} without figures of their own: is that column the step?",
-            plural(left_out, "step")
+            "{} without figures of their own, too many for {} K: is that column the step?",
+            plural(left_out, "step"),
+            report.by_k.len(),
         )
     });
 }

@@ -215,6 +215,15 @@ impl<'a> Group<'a> {
     }
 }
 
+/// The unbiased standard deviation of at least two rewards.
+pub(crate) fn standard_deviation(rewards: &[f64]) -> f64 {
+    let scale = Scale::Std {
+        unbiased: true,
+        epsilon: 0.0,
+    };
+    divisor(rewards, rewards.iter().sum(), scale)
+}
+
 /// std + ε with the standard deviation about the mean, in two passes; 1 + ε for a single reward.
 fn divisor(rewards: &[f64], sum: f64, scale: Scale) -> f64 {
     let Scale::Std { unbiased, epsilon } = scale else {

@@ -55,7 +55,7 @@ fn lengths_are_numbers_or_sizes() {
     };
     assert_eq!(total("n"), Ok(12));
     assert_eq!(total("ids"), Ok(3));
-    assert_eq!(total("text"), Ok(4));
+    assert_eq!(total("text"), Ok(3));
     assert!(total("h").is_ok());
     // Without any, responses count the same.
     let report = report_of_lines_with(ROWS, &named("id", "r")).unwrap();
@@ -70,6 +70,90 @@ fn lengths_are_numbers_or_sizes() {
             "{error}"
         );
     }
+}
+
+/// Whatever the file, and however it writes its letters.
+#[test]
+fn the_length_of_a_text_is_that_of_its_utf8() {
+    let total = |name: &str, content: &str| {
+        let mut options = named("g", "r");
+        options.columns.length = Some("response".to_string());
+        let files = Files::new(&[(name, content.as_bytes())]);
+        files.report(&options).map(|report| report.total_length)
+    };
+    for (escaped, text, length) in [
+        (r"a\n", "a\n", 2),
+        (r"\u6570", "数", 3),
+        (r"\ud83d\ude00", "😀", 4),
+        ("数", "数", 3),
+    ] {
+        let json = format!(
+            "{{\"g\":1,\"r\":1,\"response\":\"{}\"}}\n",
+            escaped.repeat(100)
+        );
+        assert_eq!(total("a.jsonl", &json), Ok(100 * length), "{escaped}");
+        let csv = format!("g,r,response\n1,1,\"{}\"\n", text.repeat(100));
+        assert_eq!(total("a.csv", &csv), Ok(100 * length), "{escaped}");
+    }
+}
+
+/// The first row says how all are read.
+#[test]
+fn a_column_that_comes_later_is_a_broken_line() {
+    let row = |more: &str| {
+        format!("{{\"input\":\"p\",\"output\":\"x\",\"score\":1,\"response\":\"y\"{more}}}\n")
+    };
+    let skipping = Options {
+        skip_bad: true,
+        ..Options::default()
+    };
+    for (options, skipping) in [
+        (Options::default(), skipping.clone()),
+        (
+            named("input", "score"),
+            Options {
+                skip_bad: true,
+                ..named("input", "score")
+            },
+        ),
+    ] {
+        for column in ["step", "global_step", "response_length", "entropy", "uid"] {
+            if column == "uid" && options.columns.group.is_some() {
+                continue;
+            }
+            let later = [row(""), row(&format!(",\"{column}\":7")), row("")].concat();
+            let error = report_of_lines_with(&later, &options).unwrap_err();
+            let expected = format!(
+                "1.jsonl:2: column `{column}`: expected in every row or in none, found here but \
+                 not in the first row"
+            );
+            assert!(error.contains(&expected), "{error}");
+            let report = report_of_lines_with(&later, &skipping).unwrap();
+            assert_eq!((report.responses, report.broken_lines), (2, 1));
+            let first = [row(&format!(",\"{column}\":7")), row("")].concat();
+            let error = report_of_lines_with(first, &options).unwrap_err();
+            assert!(
+                error.contains(&format!("1.jsonl:2: column `{column}`: expected")),
+                "{error}"
+            );
+        }
+    }
+    // However its name is written; what is not asked for may come and go.
+    let later = [row(""), row(",\"st\\u0065p\":7")].concat();
+    assert!(
+        report_of_lines(later)
+            .unwrap_err()
+            .contains("column `step`")
+    );
+    let later = [row(""), row(",\"acc\":7")].concat();
+    assert!(report_of_lines(later).is_ok());
+    // A uid of nothing is none.
+    let later = [row(",\"uid\":\"a\""), row(",\"uid\":null")].concat();
+    let error = report_of_lines(later).unwrap_err();
+    assert!(
+        error.contains("1.jsonl:2: column `uid`: expected the name of a group, found null"),
+        "{error}"
+    );
 }
 
 #[test]

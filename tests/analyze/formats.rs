@@ -1,7 +1,8 @@
 //! The samples of each trainer, and what is found in them.
 
-use crate::{Files, report, report_of, sample};
-use qae::analyze::{Options, Report, RewardTerm};
+use crate::{Files, report, report_of, report_of_lines, report_of_lines_with, sample};
+use qae::analyze::{Columns, Options, Report, RewardTerm};
+use serde_json::Value;
 use std::fs;
 
 fn sizes(report: &Report) -> Vec<(u64, u64)> {
@@ -37,12 +38,11 @@ fn verl_with_sessions_of_several_outputs() {
     assert_eq!((report.responses, sizes(&report)), (12, vec![(4, 3)]));
     let rows = fs::read_to_string(sample("verl-sessions/3.jsonl")).unwrap();
     assert_eq!(rows.lines().count(), 15);
-    let bytes: u64 = (rows.lines())
-        .map(|line| {
-            let start = line.find("\"output\": \"").unwrap() + 11;
-            (line.find("\", \"gts\"").unwrap() - start) as u64
-        })
-        .sum();
+    let bytes = |line: &str| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        row["output"].as_str().unwrap().len() as u64
+    };
+    let bytes = rows.lines().map(bytes).sum::<u64>();
     assert_eq!(report.total_length, bytes);
     assert_eq!(report.rewards.success_share, Some(0.5));
 }
@@ -78,6 +78,52 @@ fn the_reward_of_a_session_is_that_of_its_last_output() {
     ];
     let report = crate::report_of_lines(rows.concat()).unwrap();
     assert_eq!(report.groups, 4);
+}
+
+/// verl's uids have no underscore, those that somebody took from a data set may have some.
+#[test]
+fn numbers_at_the_end_of_a_uid_need_not_be_a_session() {
+    let row = |uid: &str, output: &str, score: usize| {
+        format!(
+            "{{\"input\":\"p\",\"output\":\"{output}\",\"score\":{score},\"step\":1,\"uid\":\"{uid}\"}}\n"
+        )
+    };
+    let sixteen = |output: fn(usize) -> String, score: fn(usize) -> usize| {
+        let rows = (0..16).map(|i| row("gsm8k_5_12", &output(i), score(i)));
+        rows.collect::<String>()
+    };
+    let by_uid = Options {
+        columns: Columns {
+            group: Some("uid".to_string()),
+            ..Columns::default()
+        },
+        ..Options::default()
+    };
+    for rows in [
+        sixteen(|_| "x".to_string(), |i| i % 2),
+        sixteen(|i| "x".repeat(i), |_| 1),
+        sixteen(|i| format!("{i:02}"), |_| 1),
+    ] {
+        let error = report_of_lines(&rows).unwrap_err();
+        assert_eq!(
+            error,
+            "uid: expected each session and output of a group once, found …_5_12 again with \
+             another reward, length or text (--group uid takes the whole uid)"
+        );
+        let report = report_of_lines_with(&rows, &by_uid).unwrap();
+        assert_eq!(report.columns.grouped_by, "uid within a step");
+        assert_eq!(sizes(&report), [(16, 1)]);
+    }
+    let rows = (0..32).map(|i| row(&format!("train_{}_5", i / 8), &format!("{i}"), i % 3));
+    let rows = rows.collect::<String>();
+    let error = report_of_lines(&rows).unwrap_err();
+    assert!(error.contains("…_0_5 again"), "{error}");
+    let report = report_of_lines_with(&rows, &by_uid).unwrap();
+    assert_eq!(sizes(&report), [(8, 4)]);
+    // Equal rows are one row that is there twice.
+    let same = report_of_lines(sixteen(|_| "x".to_string(), |_| 1)).unwrap();
+    assert_eq!(sizes(&same), [(1, 1)]);
+    assert!(crate::kinds(&same).contains(&"duplicated_rows"));
 }
 
 #[test]
@@ -197,6 +243,58 @@ fn rollouts_of_verifiers() {
         report.columns.length.as_deref(),
         Some("token_usage.output_tokens")
     );
+}
+
+/// A response that the trainer left out leaves its place in the group.
+#[test]
+fn neighbors_stay_neighbors_where_one_of_them_failed() {
+    let row = |i: usize| {
+        let error = if i == 1 { "\"timeout\"" } else { "null" };
+        format!(
+            "{{\"example_id\":{},\"reward\":{},\"completion\":\"{i}\",\"error\":{error}}}\n",
+            i / 4,
+            i / 4,
+        )
+    };
+    let rows = (0..12).map(row).collect::<String>();
+    let neighbors = |group_size| Options {
+        group_size: Some(group_size),
+        ..Options::default()
+    };
+    let report = report_of_lines_with(&rows, &neighbors(4)).unwrap();
+    assert_eq!(sizes(&report), [(3, 1), (4, 2)]);
+    assert_eq!(
+        (report.zero_variance_groups, report.untrained_responses),
+        (3, 1)
+    );
+    // The last one of all failed: the groups of the next file begin where they did.
+    let rows = (0..8).map(|i| row((i + 2) % 8)).collect::<String>();
+    let files = Files::new(&[("1.jsonl", rows.as_bytes()), ("2.jsonl", rows.as_bytes())]);
+    assert_eq!(sizes(&files.report(&neighbors(8)).unwrap()), [(7, 2)]);
+    // The trace of a judge stands between those of the policy, and is none of them.
+    for (name, key) in [
+        (
+            "prime_rl/rollouts/step_1/train/all/traces.jsonl",
+            "/group/id",
+        ),
+        (
+            "prime_rl-traces/rollouts/step_4/train/all/traces.jsonl",
+            "/group_id",
+        ),
+        ("verifiers/step_7/train_rollouts.jsonl", "/example_id"),
+    ] {
+        let text = fs::read_to_string(sample(name)).unwrap();
+        let mut rows: Vec<_> = text.lines().map(|line| format!("{line}\n")).collect();
+        rows.sort_by_key(|line| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            row.pointer(key).unwrap().to_string()
+        });
+        let by_name = report_of_lines(rows.concat()).unwrap();
+        let by_place = report_of_lines_with(rows.concat(), &neighbors(4)).unwrap();
+        assert_eq!(sizes(&by_name)[0].0, 3, "{name}");
+        assert_eq!(sizes(&by_place), sizes(&by_name), "{name}");
+        assert_eq!(by_place.by_k, by_name.by_k, "{name}");
+    }
 }
 
 #[test]

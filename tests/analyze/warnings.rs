@@ -237,6 +237,43 @@ fn more_steps_than_anyone_reads() {
     let report = report_of_lines(rows.collect::<String>()).unwrap();
     assert_eq!((report.steps, report.by_step.len()), (50_001, 0));
     assert_eq!(count(&report, "steps_left_out"), 50_001);
+    // Fewer where each has figures for many K.
+    let options = Options {
+        k: (1..=100).map(|i| f64::from(i) / 101.0).collect(),
+        ..Options::default()
+    };
+    let rows = |num_steps: i64| {
+        lines(
+            &(0..num_steps)
+                .map(|step| row(step, "a", "b", json!(1)))
+                .collect::<Vec<_>>(),
+        )
+    };
+    let report = report_of_lines_with(rows(10_000), &options).unwrap();
+    assert_eq!((report.by_step.len(), report.steps_left_out), (10_000, 0));
+    let report = report_of_lines_with(rows(10_001), &options).unwrap();
+    assert_eq!((report.by_step.len(), report.steps_left_out), (0, 10_001));
+    assert!(message(&report, "steps_left_out").contains("too many for 100 K"));
+}
+
+/// A file of TRL does not say how its columns weigh, nor which were only logged.
+#[test]
+fn rewards_that_are_added_up_unasked() {
+    let file = [crate::sample("trl")];
+    let report = crate::report_of(&file, &Options::default()).unwrap();
+    assert_eq!(count(&report, "summed_rewards"), 2);
+    let message = message(&report, "summed_rewards");
+    assert!(
+        message.starts_with("2 columns of rewards added up, each with weight 1: even, brevity."),
+        "{message}"
+    );
+    assert!(message.contains("--reward even,brevity=0.5"), "{message}");
+    let mut options = Options::default();
+    options.columns.rewards = vec!["even".parse().unwrap(), "brevity".parse().unwrap()];
+    let report = crate::report_of(&file, &options).unwrap();
+    assert_eq!(count(&report, "summed_rewards"), 0);
+    let report = crate::report_of(&[crate::sample("trl-messages")], &Options::default());
+    assert_eq!(count(&report.unwrap(), "summed_rewards"), 0);
 }
 
 fn with_entropies(entropies: &[f64], run: RunFacts) -> Report {
@@ -278,7 +315,24 @@ fn the_recommendation_is_the_papers_rule_and_says_what_it_rests_on() {
         ),
         (&[1.0, 0.3], unknown, Some(0.6), "entropy falls"),
         (&[1.0, 0.8], unknown, None, "neither rises nor falls"),
-        (&[1.0, 0.3], clip(true), Some(0.4), "Clip-Higher is on"),
+        (
+            &[1.0, 0.3],
+            clip(true),
+            Some(0.4),
+            "Clip-Higher is on, as you say",
+        ),
+        (
+            &[1.0, 0.3],
+            clip(true),
+            Some(0.4),
+            "; the files say that entropy falls: 1.000 to 0.300 nats",
+        ),
+        (
+            &[1.0, 1.5],
+            low,
+            Some(0.6),
+            "; the files say that entropy rises: 1.000 to 1.500 nats",
+        ),
         (&[1.0, 0.3], clip(false), Some(0.6), "entropy falls"),
         (&[1.0, 1.5], low, Some(0.6), "entropy is low, as you say"),
         (&[], high, Some(0.4), "entropy is high, as you say"),

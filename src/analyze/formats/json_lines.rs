@@ -3,6 +3,7 @@
 use super::table::{Field, MAX_COLUMNS, Plan};
 use super::{ParseLine, Parsed};
 use crate::analyze::json::{Json, decode, elements, fields};
+use std::borrow::Cow;
 
 /// Reads the columns of a plan.
 pub(super) struct JsonLines {
@@ -16,14 +17,26 @@ impl ParseLine for JsonLines {
         step_of_file: Option<i64>,
         out: &mut Parsed,
     ) -> Result<(), String> {
-        let names = &self.plan.names;
+        let Plan { names, absent, .. } = &self.plan;
         let mut row = [Field::Missing; MAX_COLUMNS];
         fields(line, |key, value| {
+            let Some(key) = name_of(key) else {
+                return Ok(());
+            };
+            let is_key = |name: &&String| name.as_bytes() == &*key;
             // As in Python, the last of several values of a key counts.
-            if let Some(slot) = names.iter().position(|name| is_key(key, name)) {
+            if let Some(slot) = names.iter().position(|name| is_key(&name)) {
                 row[slot] = field(value)?;
+                return Ok(());
             }
-            Ok(())
+            // The first row says how all are read.
+            match absent.iter().find(is_key) {
+                None => Ok(()),
+                Some(name) => Err(format!(
+                    "column `{name}`: expected in every row or in none, found here but not in the \
+                     first row"
+                )),
+            }
         })?;
         let record = self.plan.record(&row[..names.len()], step_of_file)?;
         out.records.push(record);
@@ -31,9 +44,12 @@ impl ParseLine for JsonLines {
     }
 }
 
-fn is_key(key: &[u8], name: &str) -> bool {
-    let is_escaped = |key: &[u8]| key.contains(&b'\\') && decode(key).is_some_and(|k| k == name);
-    key == name.as_bytes() || (key.len() > name.len() && is_escaped(key))
+/// The name that a key is; `None` if it has wrong escapes.
+fn name_of(key: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if key.contains(&b'\\') {
+        return Some(Cow::Owned(decode(key)?.into_bytes()));
+    }
+    Some(Cow::Borrowed(key))
 }
 
 fn field(value: Json<'_>) -> Result<Field<'_>, String> {
@@ -41,7 +57,7 @@ fn field(value: Json<'_>) -> Result<Field<'_>, String> {
         Json::Null => Field::Null,
         Json::Bool(value) => Field::Bool(value),
         Json::Number(text) => Field::Number(text),
-        Json::String(text) => Field::Text(text),
+        Json::String(text) => Field::Escaped(text),
         Json::Object(bytes) => Field::Object(bytes),
         Json::Array(bytes) => {
             let mut length = 0;

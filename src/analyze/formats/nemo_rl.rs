@@ -3,7 +3,7 @@
 
 use super::table::Described;
 use super::{Format, ParseLine, Parsed, Reader, Source, estimate};
-use crate::analyze::json::{Json, elements, fields, number};
+use crate::analyze::json::{Json, elements, fields, number, size};
 use crate::analyze::options::Options;
 use crate::analyze::record::{Record, hash, text_identity};
 
@@ -179,12 +179,15 @@ fn by_tokens<'a>(ids: &'a [u8], mask: &[u8]) -> Result<Parts<'a>, String> {
 fn by_messages(messages: &[u8]) -> Result<Parts<'_>, String> {
     let start = messages.as_ptr() as usize;
     let (mut last, mut num_messages) = (0, 0);
+    let (mut length, mut prompt_length) = (0, 0);
     elements(messages, |value| {
         let (Json::String(text) | Json::Array(text) | Json::Object(text)) = value else {
             return Err("column `content`: expected messages".to_string());
         };
         last = text.as_ptr() as usize - start;
         num_messages += 1;
+        prompt_length += length;
+        length = size(value);
         Ok(())
     })?;
     if num_messages < 2 {
@@ -194,8 +197,8 @@ fn by_messages(messages: &[u8]) -> Result<Parts<'_>, String> {
         prompt: &messages[..last],
         all: messages,
         unit: Unit::Bytes,
-        length: (messages.len() - last) as u64,
-        prompt_length: last as u64,
+        length,
+        prompt_length,
     })
 }
 

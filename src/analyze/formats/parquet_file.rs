@@ -60,17 +60,19 @@ pub(super) fn source(input: &Input, options: &Options) -> Result<Source, String>
     })
 }
 
-/// The columns of floats between the completion and the advantage: one for each reward function,
-/// and what was logged beside them.
+/// The columns of floats that follow the completion. TRL writes one for each reward function, always
+/// floats, then what these have logged beside them, in any type: behind the first column of another
+/// type there is no reward, before it nothing tells them apart.
 fn trl_rewards(schema: &SchemaDescriptor) -> Vec<String> {
     let fields = schema.root_schema().get_fields();
-    let names = fields
-        .iter()
-        .skip_while(|field| field.name() != "completion");
+    let names = fields.iter();
+    let names = names
+        .skip_while(|field| field.name() != "completion")
+        .skip(1);
     let names = names.take_while(|field| field.name() != "advantage");
     let is_float = |physical| matches!(physical, Physical::DOUBLE | Physical::FLOAT);
     names
-        .filter(|field| field.is_primitive() && is_float(field.get_physical_type()))
+        .take_while(|field| field.is_primitive() && is_float(field.get_physical_type()))
         .map(|field| field.name().to_string())
         .collect()
 }
@@ -228,5 +230,35 @@ impl Column {
             leaves if leaves.iter().any(Leaf::is_text) => Field::Text(bytes),
             leaves => Field::List(leaves[0].length(row), bytes),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::schema::parser::parse_message_type;
+    use std::sync::Arc;
+
+    #[test]
+    fn rewards_of_trl_end_at_the_first_column_of_another_type() {
+        let rewards = |columns: &str| {
+            let schema = format!(
+                "message schema {{ optional double before; optional binary completion (UTF8); \
+                 {columns} optional double advantage; optional double after; }}"
+            );
+            let schema = parse_message_type(&schema).unwrap();
+            trl_rewards(&SchemaDescriptor::new(Arc::new(schema)))
+        };
+        assert_eq!(rewards("optional double a; optional double b;"), ["a", "b"]);
+        for other in [
+            "optional int64 n;",
+            "optional binary text (UTF8);",
+            "optional boolean ok;",
+            "optional group list { optional double x; }",
+        ] {
+            let columns = format!("optional double a; {other} optional double logged;");
+            assert_eq!(rewards(&columns), ["a"], "{other}");
+        }
+        assert_eq!(rewards(""), [""; 0]);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::table::Described;
 use super::{Format, ParseLine, Parsed, Reader, Source, estimate};
-use crate::analyze::json::{Json, at, bytes, elements, fields, number};
+use crate::analyze::json::{Json, at, bytes, elements, fields, number, size};
 use crate::analyze::options::{Options, RewardTerm};
 use crate::analyze::record::{Record, hash, text_identity};
 
@@ -126,10 +126,7 @@ impl PrimeRl {
             let Json::Object(trace) = trace else {
                 return Err("`traces`: expected objects".to_string());
             };
-            match self.trace(trace)? {
-                Some(trace) => out.records.push(self.record(trace, name, step)),
-                None => out.untrained += 1,
-            }
+            self.take(self.trace(trace)?, name, step, out);
             Ok(())
         })
     }
@@ -150,15 +147,20 @@ impl PrimeRl {
         let Some(Json::String(name)) = group else {
             return Err("`group_id`: expected text".to_string());
         };
-        match self.trace(line)? {
-            Some(trace) => out.records.push(self.record(trace, name, step_of_file)),
-            None => out.untrained += 1,
-        }
+        self.take(self.trace(line)?, name, step_of_file, out);
         Ok(())
     }
 
-    fn record(&self, trace: Trace<'_>, name: &[u8], step: Option<i64>) -> Record {
-        Record {
+    fn take(&self, trace: Trace<'_>, name: &[u8], step: Option<i64>, out: &mut Parsed) {
+        let trace = match trace {
+            Trace::Trained(trace) => trace,
+            Trace::Failed => return out.fail(),
+            Trace::OfAnotherModel => {
+                out.untrained += 1;
+                return;
+            }
+        };
+        out.records.push(Record {
             group: hash(0, name),
             label: self.with_labels.then(|| super::label(name)),
             step,
@@ -167,11 +169,10 @@ impl PrimeRl {
             prompt_length: trace.prompt_length,
             identity: text_identity(trace.name),
             entropy: trace.entropy,
-        }
+        });
     }
 
-    /// `None` if it does not train the policy: it failed, is another model's, or drew nothing.
-    fn trace<'a>(&self, trace: &'a [u8]) -> Result<Option<Trace<'a>>, String> {
+    fn trace<'a>(&self, trace: &'a [u8]) -> Result<Trace<'a>, String> {
         let [
             mut id,
             mut ok,
@@ -201,14 +202,17 @@ impl PrimeRl {
             return Err("`nodes`: expected a list".to_string());
         };
         let tokens = count_tokens(nodes)?;
-        if has_failed || is_other_model || tokens.drawn == 0 {
-            return Ok(None);
+        if is_other_model {
+            return Ok(Trace::OfAnotherModel);
+        }
+        if has_failed || tokens.drawn == 0 {
+            return Ok(Trace::Failed);
         }
         let name = match id {
             Some(Json::String(id)) => id,
             _ => nodes,
         };
-        Ok(Some(Trace {
+        Ok(Trace::Trained(Trained {
             name,
             reward: self.sum(rewards)?,
             length: tokens.drawn,
@@ -271,7 +275,7 @@ impl PrimeRl {
             Ok(())
         })?;
         if !matches!(error, None | Some(Json::Null)) {
-            out.untrained += 1;
+            out.fail();
             return Ok(());
         }
         let example = example
@@ -291,10 +295,9 @@ impl PrimeRl {
             Some(usage) => Ok(number_at(usage, name)?.map(|count| count.max(0.0) as u64)),
             None => Ok::<_, String>(None),
         };
-        let size = |value: Option<Json<'_>>| value.and_then(bytes).map_or(0, <[u8]>::len) as u64;
         let (length, prompt_length) = match tokens("output_tokens")? {
             Some(length) => (length, tokens("input_tokens")?.unwrap_or(0)),
-            None => (size(completion), size(prompt)),
+            None => (completion.map_or(0, size), prompt.map_or(0, size)),
         };
         let step = hash(0, &step_of_file.unwrap_or(i64::MIN).to_le_bytes());
         let env = hash(step, env.and_then(bytes).unwrap_or_default());
@@ -312,7 +315,15 @@ impl PrimeRl {
     }
 }
 
-struct Trace<'a> {
+/// A trace, as far as it trains the policy.
+enum Trace<'a> {
+    Trained(Trained<'a>),
+    /// It is not ok, or drew nothing.
+    Failed,
+    OfAnotherModel,
+}
+
+struct Trained<'a> {
     /// Its id, unique.
     name: &'a [u8],
     reward: f64,

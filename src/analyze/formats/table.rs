@@ -6,6 +6,7 @@ mod names;
 pub(super) use field::{Field, number};
 
 use super::Columns;
+use crate::analyze::json::text_length;
 use crate::analyze::options::Options;
 use crate::analyze::record::{Identity, Output, Record, hash, text_identity};
 use names::Names;
@@ -18,6 +19,8 @@ pub(super) const MAX_COLUMNS: usize = 24;
 pub(super) struct Plan {
     /// The wanted columns, by the names in the file.
     pub(super) names: Vec<String>,
+    /// Columns that would be wanted as well, but that the first row lacks.
+    pub(super) absent: Vec<String>,
     group: GroupBy,
     rewards: Vec<(usize, f64)>,
     step: Option<usize>,
@@ -32,9 +35,8 @@ pub(super) struct Plan {
 enum GroupBy {
     /// Its value within a step.
     Column(usize),
-    /// verl's `uid`, which ends in `_{session}_{output}` where agents made it; a row without one
-    /// is grouped by its prompt within a step.
-    Uid { uid: usize, prompt: Option<usize> },
+    /// verl's `uid`, which ends in `_{session}_{output}` where agents made it.
+    Uid(usize),
     /// Somebody else counts neighbors.
     Neighbors,
 }
@@ -63,6 +65,7 @@ impl Plan {
         let mut names = Names {
             known: columns,
             wanted: vec![],
+            absent: vec![],
         };
         let chosen = &options.columns;
         let (prompt_name, text_names): (_, &[&str]) = match kind {
@@ -108,6 +111,7 @@ impl Plan {
         let plan = Self {
             rewards: rewards.iter().map(slot).collect(),
             names: names.wanted,
+            absent: names.absent,
             group,
             step,
             length,
@@ -151,27 +155,25 @@ impl Plan {
     }
 
     fn name_group(&self, row: &[Field<'_>], record: &mut Record) -> Result<(), String> {
-        let step_seed =
-            |step: Option<i64>| hash(PROMPT_SEED, &step.unwrap_or(i64::MIN).to_le_bytes());
-        let (seed, slot) = match self.group {
-            GroupBy::Neighbors => return Ok(()),
-            GroupBy::Column(slot) => (step_seed(record.step), slot),
-            GroupBy::Uid { uid, prompt } => match (row[uid], prompt) {
-                (Field::Missing | Field::Null, Some(prompt)) => (step_seed(record.step), prompt),
-                _ => (UID_SEED, uid),
-            },
+        let (GroupBy::Column(slot) | GroupBy::Uid(slot)) = self.group else {
+            return Ok(());
         };
         let name = row[slot].name();
         let name = name.ok_or_else(|| self.unexpected(row, slot, "the name of a group"))?;
-        let session = if seed == UID_SEED {
-            session_of(&name)
-        } else {
-            None
-        };
+        let is_uid = matches!(self.group, GroupBy::Uid(_));
+        let session = if is_uid { session_of(&name) } else { None };
         let (seed, name) = match session {
-            None => (seed, &name[..]),
-            Some((name, identity)) => {
-                record.identity = identity;
+            None if is_uid => (UID_SEED, &name[..]),
+            None => {
+                let step = record.step.unwrap_or(i64::MIN).to_le_bytes();
+                (hash(PROMPT_SEED, &step), &name[..])
+            }
+            Some((name, output)) => {
+                let output = match record.identity {
+                    Identity::Text(hash) => output.with_text(hash),
+                    Identity::Output(_) => output,
+                };
+                record.identity = Identity::Output(output);
                 (SESSION_SEED, name)
             }
         };
@@ -226,6 +228,7 @@ impl Plan {
     fn size(&self, row: &[Field<'_>], slot: usize) -> Result<u64, String> {
         match row[slot] {
             Field::Text(text) => Ok(text.len() as u64),
+            Field::Escaped(text) => Ok(text_length(text)),
             Field::List(_, bytes) if Some(slot) == self.text => Ok(bytes.len() as u64),
             Field::List(length, _) => Ok(length as u64),
             Field::Object(bytes) => Ok(bytes.len() as u64),
@@ -243,7 +246,7 @@ impl Plan {
 
     fn unexpected(&self, row: &[Field<'_>], slot: usize, expected: &str) -> String {
         let found = match row[slot] {
-            Field::Number(text) | Field::Text(text) if text.len() <= 40 => {
+            Field::Number(text) | Field::Text(text) | Field::Escaped(text) if text.len() <= 40 => {
                 format!("`{}`", String::from_utf8_lossy(text))
             }
             Field::Integer(value) => format!("`{value}`"),
@@ -269,7 +272,7 @@ pub(super) struct Described {
 }
 
 /// The prefix, session and output of verl's `{uid}_{session}_{output}`.
-fn session_of(uid: &[u8]) -> Option<(&[u8], Identity)> {
+fn session_of(uid: &[u8]) -> Option<(&[u8], Output)> {
     let number = |text: &[u8]| {
         let text = std::str::from_utf8(text).ok()?;
         // A sign would be read as well.
@@ -279,8 +282,5 @@ fn session_of(uid: &[u8]) -> Option<(&[u8], Identity)> {
     let mut parts = uid.rsplitn(3, |&byte| byte == b'_');
     let index = number(parts.next()?)?;
     let session = number(parts.next()?)?;
-    Some((
-        parts.next()?,
-        Identity::Output(Output::new(session, index)?),
-    ))
+    Some((parts.next()?, Output::new(session, index)?))
 }

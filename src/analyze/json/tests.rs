@@ -103,6 +103,38 @@ fn every_cut_of_a_line_is_refused() {
 }
 
 #[test]
+fn lengths_are_those_of_the_decoded_text() {
+    for raw in [
+        "",
+        "plain",
+        "größe 数",
+        r"a\n",
+        r"\n\n",
+        r#"\"\\\/\b\f\r\t"#,
+        r"\\u6570",
+        r"\u0041\u00e4\u6570\uFFFD",
+        r"\ud83d\ude00 \uD83D\uDE00",
+        r"x\\",
+    ] {
+        let text = decode(raw.as_bytes()).unwrap();
+        assert_eq!(text_length(raw.as_bytes()), text.len() as u64, "{raw}");
+    }
+    for (raw, length) in [
+        (r"\ud83d", 3),
+        (r"\ude00\ud83d", 6),
+        (r"\ud83dx", 4),
+        (r"\ud83d\n", 4),
+        (r"\ud83d\ud83d\ude00", 7),
+        (r"\q", 1),
+        (r"\u12", 3),
+        (r"\u+123", 5),
+        (r"\", 1),
+    ] {
+        assert_eq!(text_length(raw.as_bytes()), length, "{raw}");
+    }
+}
+
+#[test]
 fn numbers_are_those_of_json() {
     assert_eq!(number(b"0"), Some(0.0));
     assert_eq!(number(b"-0.10"), Some(-0.1));

@@ -15,6 +15,8 @@ pub(in crate::analyze) enum Field<'a> {
     Integer(i64),
     Float(f64),
     Text(&'a [u8]),
+    /// A text of JSON, escapes untouched.
+    Escaped(&'a [u8]),
     /// A list of so many values, and its bytes.
     List(usize, &'a [u8]),
     Object(&'a [u8]),
@@ -27,7 +29,7 @@ impl<'a> Field<'a> {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",
             Self::Number(_) | Self::Integer(_) | Self::Float(_) => "a number",
-            Self::Text(_) => "text",
+            Self::Text(_) | Self::Escaped(_) => "text",
             Self::List(..) => "a list",
             Self::Object(_) => "an object",
         }
@@ -42,6 +44,7 @@ impl<'a> Field<'a> {
             Self::Float(value) => Cow::Owned(value.to_string().into_bytes()),
             Self::Number(bytes)
             | Self::Text(bytes)
+            | Self::Escaped(bytes)
             | Self::List(_, bytes)
             | Self::Object(bytes) => Cow::Borrowed(bytes),
         })
@@ -54,13 +57,7 @@ impl<'a> Field<'a> {
             Self::Float(value) => Some(value),
             Self::Bool(value) => Some(f64::from(u8::from(value))),
             Self::Null => Some(f64::NAN),
-            // What numpy has, verl writes as text.
-            Self::Text(b"True") => Some(1.0),
-            Self::Text(b"False") => Some(0.0),
-            Self::Text(b"nan") => Some(f64::NAN),
-            Self::Text(b"inf") => Some(f64::INFINITY),
-            Self::Text(b"-inf") => Some(f64::NEG_INFINITY),
-            Self::Text(text) => json::number(text),
+            Self::Text(text) | Self::Escaped(text) => number_in_text(text),
             Self::Missing | Self::List(..) | Self::Object(_) => None,
         }
     }
@@ -74,4 +71,16 @@ pub(in crate::analyze) fn number(text: &[u8]) -> Option<f64> {
         let number: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
         number.is_finite().then_some(number)
     })
+}
+
+/// What numpy has, verl writes as text.
+fn number_in_text(text: &[u8]) -> Option<f64> {
+    match text {
+        b"True" => Some(1.0),
+        b"False" => Some(0.0),
+        b"nan" => Some(f64::NAN),
+        b"inf" => Some(f64::INFINITY),
+        b"-inf" => Some(f64::NEG_INFINITY),
+        text => json::number(text),
+    }
 }

@@ -4,16 +4,18 @@ use super::GroupBy;
 use crate::analyze::formats::Columns;
 use crate::analyze::options::Options;
 
-/// The columns of a file, and those that are wanted so far.
+/// The columns of a file, those that are wanted so far, and those that would be if there were any.
 pub(super) struct Names<'a> {
     pub(super) known: &'a [String],
     pub(super) wanted: Vec<String>,
+    pub(super) absent: Vec<String>,
 }
 
 impl Names<'_> {
     /// The slot of a column, if the file has it.
     pub(super) fn find(&mut self, name: &str) -> Option<usize> {
         if !self.known.iter().any(|known| known == name) {
+            self.absent.push(name.to_string());
             return None;
         }
         let found = self.wanted.iter().position(|wanted| wanted == name);
@@ -53,22 +55,16 @@ impl Names<'_> {
         if let Some(name) = &options.columns.group {
             return Ok((GroupBy::Column(self.get(name)?), format!("{name}{within}")));
         }
-        let prompt_slot = self.find(prompt);
+        let uid = match kind {
+            Columns::Verl => self.find("uid"),
+            Columns::Trl | Columns::Other => None,
+        };
+        if let Some(slot) = uid {
+            let grouped_by = "uid without session and output".to_string();
+            return Ok((GroupBy::Uid(slot), grouped_by));
+        }
         match kind {
-            Columns::Verl => match (self.find("uid"), prompt_slot) {
-                (Some(uid), prompt) => Ok((
-                    GroupBy::Uid { uid, prompt },
-                    "uid without session and output".to_string(),
-                )),
-                (None, Some(slot)) => Ok((GroupBy::Column(slot), format!("{prompt}{within}"))),
-                (None, None) => {
-                    let found = listed(self.known);
-                    Err(format!(
-                        "expected a column `uid` or `{prompt}`, found {found}"
-                    ))
-                }
-            },
-            Columns::Trl => Ok((
+            Columns::Verl | Columns::Trl => Ok((
                 GroupBy::Column(self.get(prompt)?),
                 format!("{prompt}{within}"),
             )),
