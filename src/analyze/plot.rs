@@ -1,5 +1,6 @@
-//! Two pictures in one: what each K does, and how much of each step would train.
+//! Pictures in one: what each K does, how much of each step would train, and automatic K.
 
+mod auto_k;
 mod draw;
 
 pub use crate::plot::Theme;
@@ -8,7 +9,7 @@ use super::{Analysis, ByK, ByStep, GroupSize, files};
 use crate::config::Interpolation;
 use crate::error::{Error, Result};
 use crate::plot::{self, Ink, Marker};
-use draw::{Curve, Panel, Panels};
+use draw::{Curve, Panel, Panels, Unit};
 use std::path::{Path, PathBuf};
 
 /// K whose share is drawn over the steps.
@@ -37,13 +38,17 @@ pub fn check(path: &Path, inputs: &[PathBuf]) -> Result<()> {
 }
 
 /// Draws regimes and sparsity against K, and the active share over the steps (or the groups by
-/// successes, where there is one step), into an SVG or PNG file.
+/// successes, where there is one step), into an SVG or PNG file; below them, where automatic K was
+/// replayed, entropy and K over the steps.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the name ends in neither `.svg` nor `.png`; [`Error::File`] if the file
 /// cannot be written.
 pub fn write(analysis: &Analysis, path: &Path, theme: Theme) -> Result<()> {
-    let panels = [panel_of_k(analysis)?, panel_of_steps(analysis)];
+    let mut panels = vec![panel_of_k(analysis)?, panel_of_steps(analysis)];
+    if let Some(replay) = &analysis.report.auto_k {
+        panels.extend(auto_k::panels(replay));
+    }
     let title = title(analysis);
     plot::write(&Panels { title, panels }, path, theme)
 }
@@ -119,6 +124,7 @@ fn panel_of_k(analysis: &Analysis) -> Result<Panel> {
         y_label: "share".to_string(),
         x: 0.0..1.0,
         y_max: 1.0,
+        y_unit: Unit::Share,
         x_ticks: 11,
         is_x_whole: false,
         curves,
@@ -191,6 +197,7 @@ fn panel_of_steps(analysis: &Analysis) -> Panel {
         y_label: "share".to_string(),
         x: *first..*last,
         y_max: ((10.0 * highest).floor() / 10.0 + 0.1).min(1.0),
+        y_unit: Unit::Share,
         x_ticks: 8,
         is_x_whole: true,
         curves,
@@ -245,6 +252,7 @@ fn panel_of_successes(analysis: &Analysis) -> Panel {
         y_label: "share of groups with at most p".to_string(),
         x: 0.0..1.0,
         y_max: 1.0,
+        y_unit: Unit::Share,
         x_ticks: 11,
         is_x_whole: false,
         curves: vec![Curve {

@@ -216,6 +216,7 @@ impl<'a> Group<'a> {
 }
 
 /// The unbiased standard deviation of at least two rewards.
+#[cfg(feature = "cli")]
 pub(crate) fn standard_deviation(rewards: &[f64]) -> f64 {
     let scale = Scale::Std {
         unbiased: true,

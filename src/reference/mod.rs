@@ -27,9 +27,9 @@ pub use quantile::{quantile, rank};
 pub use scale_gradient::scale_gradient;
 pub use softmax_stats::{RowShard, SoftmaxStats};
 
-pub(crate) use advantages::{
-    add as add_groups, check as check_advantages, group_advantages, standard_deviation,
-};
+#[cfg(feature = "cli")]
+pub(crate) use advantages::standard_deviation;
+pub(crate) use advantages::{add as add_groups, check as check_advantages, group_advantages};
 pub(crate) use exp::exp;
 pub(crate) use gathered::Gathered;
 pub(crate) use kl::kl_term;

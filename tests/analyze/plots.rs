@@ -3,8 +3,9 @@
 use crate::Files;
 use crate::legible::assert_legible;
 use crate::sample;
+use qae::AutoKConfig;
 use qae::analyze::plot::{Theme, write};
-use qae::analyze::{Options, analyze};
+use qae::analyze::{Columns, Options, analyze};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -62,18 +63,64 @@ fn svg_and_png_are_written_for_every_format() {
 /// The commands are in docs/choosing-k.md.
 #[test]
 fn the_page_shows_what_is_drawn_now() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("plot.svg");
-    let rollouts = [sample("trl-addition.jsonl")];
-    let analysis = analyze(&rollouts, &Options::default(), &()).unwrap();
-    for theme in [Theme::Light, Theme::Dark] {
-        write(&analysis, &path, theme).unwrap();
-        let page = format!("docs/plots/choosing-k-{}.svg", theme.name());
-        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join(&page);
-        assert!(
-            fs::read(&path).unwrap() == fs::read(committed).unwrap(),
-            "{page} is another picture"
-        );
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let column = |name: &str| Some(name.to_string());
+    let replayed = Options {
+        columns: Columns {
+            group: column("uid"),
+            rewards: vec!["score".parse().unwrap()],
+            length: column("response_length"),
+            ..Columns::default()
+        },
+        auto_k: Some(AutoKConfig::default()),
+        ..Options::default()
+    };
+    let training = root.join("data/arithmetic-qae.parquet");
+    for (name, rollouts, options) in [
+        (
+            "choosing-k",
+            sample("trl-addition.jsonl"),
+            Options::default(),
+        ),
+        ("auto-k-replay", training, replayed),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("plot.svg");
+        let analysis = analyze(&[rollouts], &options, &()).unwrap();
+        for theme in [Theme::Light, Theme::Dark] {
+            write(&analysis, &path, theme).unwrap();
+            let drawn = fs::read_to_string(&path).unwrap();
+            assert_legible(&drawn);
+            let page = format!("docs/plots/{name}-{}.svg", theme.name());
+            let committed = fs::read_to_string(root.join(&page)).unwrap();
+            assert!(drawn == committed, "{page} is another picture");
+        }
+    }
+}
+
+#[test]
+fn a_replay_of_any_length_can_be_drawn() {
+    for (steps, is_drawn) in [(1, false), (2, true), (41, true), (500, true)] {
+        let mut text = String::new();
+        for step in 0..steps {
+            let row = serde_json::json!({
+                "input": "", "output": "", "score": step % 2, "step": step,
+                "entropy": if step % 3 == 1 { None } else { Some(0.1 + f64::from(step)) },
+            });
+            writeln!(text, "{row}").unwrap();
+        }
+        let files = Files::new(&[("1.jsonl", text.as_bytes())]);
+        let options = Options {
+            auto_k: Some(AutoKConfig::default()),
+            ..Options::default()
+        };
+        let analysis = analyze(&[files.0.path().to_path_buf()], &options, &()).unwrap();
+        let path = files.0.path().join("plot.svg");
+        write(&analysis, &path, Theme::Light).unwrap();
+        let svg = fs::read_to_string(path).unwrap();
+        assert_legible(&svg);
+        assert_eq!(svg.contains("nats per token"), is_drawn, "{steps}");
+        assert_eq!(svg.contains("K that automatic K sets"), is_drawn, "{steps}");
     }
 }
 

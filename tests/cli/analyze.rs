@@ -299,7 +299,7 @@ fn the_page_on_k_quotes_what_is_printed() {
         }
         num_quotes += 1;
     }
-    assert_eq!(num_quotes, 4);
+    assert_eq!(num_quotes, 5);
 }
 
 #[test]

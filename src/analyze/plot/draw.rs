@@ -5,18 +5,22 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::ops::Range;
 
-const SIZE: (u32, u32) = (960, 500);
+const WIDTH: u32 = 960;
+
+const PANELS_PER_ROW: usize = 2;
+const ROW_HEIGHT: u32 = 460;
+const TITLE_HEIGHT: u32 = 40;
 
 /// Of a line of a legend, in units.
 const LEGEND_LINE: u32 = 24;
 
-/// Panels side by side.
+/// Panels in rows of two.
 pub(super) struct Panels {
     pub(super) title: String,
-    pub(super) panels: [Panel; 2],
+    pub(super) panels: Vec<Panel>,
 }
 
-/// One of two pictures.
+/// One of several pictures.
 pub(super) struct Panel {
     pub(super) title: String,
     pub(super) x_label: String,
@@ -24,13 +28,31 @@ pub(super) struct Panel {
     pub(super) x: Range<f64>,
     /// The vertical axis begins at 0.
     pub(super) y_max: f64,
+    pub(super) y_unit: Unit,
     pub(super) x_ticks: usize,
     /// Ticks are whole numbers.
     pub(super) is_x_whole: bool,
     pub(super) curves: Vec<Curve>,
 }
 
-/// Shares over something.
+/// How the vertical axis is labeled.
+#[derive(Clone, Copy)]
+pub(super) enum Unit {
+    /// Fractions of 1, shown as percentages.
+    Share,
+    Number,
+}
+
+impl Unit {
+    fn label(self, y: f64) -> String {
+        match self {
+            Self::Share => format!("{:.0} %", 100.0 * y),
+            Self::Number => tick(y, false),
+        }
+    }
+}
+
+/// A quantity over another one.
 pub(super) struct Curve {
     pub(super) name: String,
     pub(super) ink: Ink,
@@ -53,19 +75,26 @@ impl Curve {
 
 impl Picture for Panels {
     fn size(&self) -> (u32, u32) {
-        SIZE
+        (WIDTH, TITLE_HEIGHT + ROW_HEIGHT * self.num_rows() as u32)
     }
 
     fn draw<B: DrawingBackend>(&self, area: &Area<B>, pen: Pen) -> Drawn<B> {
-        let (head, body) = area.split_vertically(pen.units(40));
+        let (head, body) = area.split_vertically(pen.units(TITLE_HEIGHT));
         let center = Pos::new(HPos::Center, VPos::Center);
         let (width, height) = head.dim_in_pixel();
         let middle = (width as i32 / 2, height as i32 / 2);
         head.draw_text(&self.title, &pen.text(19).pos(center), middle)?;
-        for (panel, area) in self.panels.iter().zip(body.split_evenly((1, 2))) {
+        let areas = body.split_evenly((self.num_rows(), PANELS_PER_ROW));
+        for (panel, area) in self.panels.iter().zip(areas) {
             panel.draw(&area, pen)?;
         }
         Ok(())
+    }
+}
+
+impl Panels {
+    fn num_rows(&self) -> usize {
+        self.panels.len().div_ceil(PANELS_PER_ROW)
     }
 }
 
@@ -96,7 +125,7 @@ impl Panel {
             .x_labels(self.x_ticks)
             .y_labels(11)
             .x_label_formatter(&|x| tick(*x, self.is_x_whole))
-            .y_label_formatter(&|y| format!("{:.0} %", 100.0 * y))
+            .y_label_formatter(&|y| self.y_unit.label(*y))
             .axis_style(pen.theme.axis().stroke_width(pen.units(1)))
             .bold_line_style(pen.theme.grid().stroke_width(pen.units(1)))
             .light_line_style(TRANSPARENT)

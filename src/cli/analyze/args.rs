@@ -85,7 +85,8 @@ pub struct AnalyzeArgs {
     /// With --format json: every group, with its statistics and baselines.
     #[arg(long)]
     by_group: bool,
-    /// Draw regimes and sparsity against K, and the active share over steps.
+    /// Draw regimes and sparsity against K, and the active share over steps; with
+    /// --simulate-auto-k also entropy and K.
     #[arg(long, value_name = "FILE.svg|png")]
     pub(super) plot: Option<PathBuf>,
     /// The plot's colors.
