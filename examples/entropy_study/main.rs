@@ -36,6 +36,14 @@ struct Arguments {
     /// Rollouts of each run.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rollouts: u64,
+    /// Gains of automatic K, a method each.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "0.1",
+        value_name = "GAIN,…"
+    )]
+    gain: Vec<f64>,
     /// Folder of the plots, for light and dark pages, SVG and PNG.
     #[arg(long, default_value = "target/entropy-study")]
     out: PathBuf,
@@ -46,7 +54,11 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&arguments.out)
         .map_err(|error| format!("{}: {error}", arguments.out.display()))?;
     let start = Instant::now();
-    let study = study::Study::run(arguments.rollouts as usize, arguments.seeds)?;
+    let study = study::Study::run(
+        arguments.rollouts as usize,
+        arguments.seeds,
+        &arguments.gain,
+    )?;
     print!("{}", table::of(&study));
     let seconds = start.elapsed().as_secs_f64();
     println!(

@@ -4,7 +4,7 @@ use qae::{AdvantageConfig, AutoKConfig, Baseline, Config, Gate, Interpolation, O
 
 /// One of them.
 pub struct Method {
-    pub name: &'static str,
+    pub name: String,
     advantage: AdvantageConfig,
     clip_high: f64,
     /// K moves with the entropy.
@@ -12,7 +12,8 @@ pub struct Method {
 }
 
 impl Method {
-    pub fn all() -> Vec<Self> {
+    /// `gains`: of automatic K, a method each.
+    pub fn all(gains: &[f64]) -> Vec<Self> {
         let mean = AdvantageConfig {
             baseline: Baseline::Mean,
             ..AdvantageConfig::default()
@@ -34,16 +35,27 @@ impl Method {
             Self::new("POS-MASK", masked(Gate::PositiveMask)),
             Self::new("NEG-MASK", masked(Gate::NegativeMask)),
         ];
-        all.push(Self {
-            auto_k: Some(AutoKConfig::default()),
-            ..Self::new("automatic K", quantile(0.4))
-        });
+        all.extend(gains.iter().map(|&gain| {
+            let auto_k = AutoKConfig {
+                gain,
+                ..AutoKConfig::default()
+            };
+            let name = if gain == AutoKConfig::default().gain {
+                "automatic K".to_string()
+            } else {
+                format!("automatic K, gain {gain}")
+            };
+            Self {
+                auto_k: Some(auto_k),
+                ..Self::new(&name, quantile(0.4))
+            }
+        }));
         all
     }
 
-    fn new(name: &'static str, advantage: AdvantageConfig) -> Self {
+    fn new(name: &str, advantage: AdvantageConfig) -> Self {
         Self {
-            name,
+            name: name.to_string(),
             advantage,
             clip_high: 0.28,
             auto_k: None,

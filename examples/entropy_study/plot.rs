@@ -7,7 +7,7 @@ use crate::study::{Spread, Study};
 use crate::training::Run;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use qae::plot::{Area, Drawn, Pen, Picture, Theme, write as write_picture};
+use qae::plot::{Area, Drawn, Line, Pen, Picture, Theme, write as write_picture};
 use std::path::{Path, PathBuf};
 
 const SIZE: (u32, u32) = (1000, 600);
@@ -110,7 +110,7 @@ fn draw_panel<B: DrawingBackend>(
         let ends = [(0, target), (study.rollouts, target)];
         style::of_target(pen.theme).draw(plane, &ends, pen)?;
     }
-    for (index, method) in study.methods.iter().enumerate() {
+    for index in 0..study.methods.len() {
         let runs = study.runs(column, index);
         let points: Vec<(usize, f64)> = (0..=study.rollouts)
             .map(|rollout| {
@@ -118,7 +118,7 @@ fn draw_panel<B: DrawingBackend>(
                 (rollout, Spread::of(values).mean)
             })
             .collect();
-        let line = style::of(method.name, pen.theme);
+        let line = line(study, index, pen);
         line.draw(plane, &points, pen)?;
         let spacing = (study.rollouts / MARKERS).max(1);
         for &point in points.iter().skip(spacing).step_by(spacing) {
@@ -128,12 +128,18 @@ fn draw_panel<B: DrawingBackend>(
     Ok(())
 }
 
+fn line(study: &Study, index: usize, pen: Pen) -> Line {
+    let before = study.methods[..index].iter();
+    let num_automatic = before.filter(|method| method.auto_k.is_some()).count();
+    style::of(&study.methods[index].name, num_automatic, pen.theme)
+}
+
 fn draw_legend<B: DrawingBackend>(study: &Study, area: &Area<B>, pen: Pen) -> Drawn<B> {
     let text = pen.text(15).pos(Pos::new(HPos::Left, VPos::Center));
     let (top, spacing) = (44, 27);
-    let methods = study.methods.iter().map(|method| method.name);
+    let methods = study.methods.iter().enumerate();
     let entries = methods
-        .map(|name| (name, style::of(name, pen.theme)))
+        .map(|(index, method)| (method.name.as_str(), line(study, index, pen)))
         .chain([("its target", style::of_target(pen.theme))]);
     let mut y = top;
     for (name, line) in entries {

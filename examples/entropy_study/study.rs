@@ -19,10 +19,10 @@ pub struct Study {
 impl Study {
     /// Trains with every method in every setting from every seed. Each run has numbers of its own:
     /// neither the others nor the threads change them.
-    pub fn run(rollouts: usize, seeds: u64) -> Result<Self> {
+    pub fn run(rollouts: usize, seeds: u64, gains: &[f64]) -> Result<Self> {
         let mut study = Self {
             settings: Setting::all(),
-            methods: Method::all(),
+            methods: Method::all(gains),
             rollouts,
             seeds,
             runs: vec![],

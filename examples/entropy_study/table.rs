@@ -1,5 +1,6 @@
 //! The results as text.
 
+use crate::method::Method;
 use crate::study::{Spread, Study};
 use crate::training::Run;
 use std::fmt::Write;
@@ -36,16 +37,39 @@ pub fn of(study: &Study) -> String {
             "\n{:22}{:>16.3}{:>16.3}",
             "before training", initial.entropy[0], initial.success[0],
         );
-        for (method, name) in study.methods.iter().map(|method| method.name).enumerate() {
+        for (method, Method { name, .. }) in study.methods.iter().enumerate() {
             let _ = write!(text, "{name:22}");
             for cell in cells(study.runs(index, method)) {
                 let _ = write!(text, "{cell:>16}");
             }
             let _ = writeln!(text);
         }
+        for (method, Method { name, .. }) in study.methods.iter().enumerate() {
+            text.extend(swing(name, study.runs(index, method)));
+        }
         let _ = writeln!(text);
     }
     text
+}
+
+/// How far K and the entropy move once the controller has had half of the rollouts; `None` where K
+/// is fixed.
+pub fn swing(name: &str, runs: &[Run]) -> Option<String> {
+    let half = |values: fn(&Run) -> &[f64]| {
+        let halves = runs.iter().flat_map(move |run| {
+            let values = values(run);
+            &values[values.len() / 2..]
+        });
+        halves.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| {
+            (value.min(low), value.max(high))
+        })
+    };
+    let target = runs.first()?.target_entropy?;
+    let (k, entropy) = (half(|run| &run.k), half(|run| &run.entropy));
+    Some(format!(
+        "{name}, second half: K {:.2} to {:.2}, entropy {:.2} to {:.2} about {target:.2} nats\n",
+        k.0, k.1, entropy.0, entropy.1,
+    ))
 }
 
 fn cells(runs: &[Run]) -> [String; 6] {

@@ -6,8 +6,9 @@ use crate::policy::{Policy, TokenDistribution, VOCABULARY};
 use crate::random::Random;
 use crate::rollout::Rollout;
 use crate::setting::{GROUP_SIZE, NUM_QUERIES, Setting};
+use crate::table;
 use crate::task::{Lengths, Task};
-use crate::training::{gradient, train};
+use crate::training::{Run, gradient, train};
 use qae::{
     Advantages, Groups, Layout, LogProbsInput, Logits, LogitsBatch, LogitsOutput, Tensor, reference,
 };
@@ -159,7 +160,7 @@ fn from_logits(policy: &Policy, rollout: &Rollout, config: &qae::Config) -> Logi
 #[test]
 fn the_gradient_is_that_of_the_crate_from_logits() {
     let setting = &Setting::all()[0];
-    for method in Method::all() {
+    for method in Method::all(&[0.1]) {
         let config = method.config(None);
         let (mut policy, rollout) = sample(setting, 5);
         let mut random = Random(6);
@@ -211,7 +212,7 @@ fn adam_follows_its_definition() {
 #[test]
 fn a_seed_is_a_run() {
     let setting = &Setting::all()[0];
-    let automatic = &Method::all()[8];
+    let automatic = &Method::all(&[0.1])[8];
     let run = |seed| train(setting, automatic, 3, seed).unwrap();
     let (first, again, other) = (run(1), run(1), run(2));
     assert_eq!((&first.entropy, &first.k), (&again.entropy, &again.k));
@@ -220,4 +221,31 @@ fn a_seed_is_a_run() {
     // The first measurement sets the target, 0.8 of it.
     let target = first.target_entropy.unwrap();
     assert!((target - 0.8 * 0.45).abs() < 0.01, "{target}");
+}
+
+#[test]
+fn every_gain_is_a_method_and_has_its_line() {
+    let names: Vec<_> = Method::all(&[0.1, 0.5])
+        .into_iter()
+        .map(|m| m.name)
+        .collect();
+    assert_eq!(names[8..], ["automatic K", "automatic K, gain 0.5"]);
+    let run = |entropy: [f64; 5], k: [f64; 4], target_entropy| Run {
+        entropy: entropy.to_vec(),
+        success: vec![],
+        k: k.to_vec(),
+        target_entropy,
+        zero_share: None,
+    };
+    let runs = |target| {
+        [
+            run([0.9, 0.8, 0.4, 0.3, 0.35], [0.1, 0.6, 0.25, 0.3], target),
+            run([0.9, 0.8, 0.5, 0.3, 0.35], [0.1, 0.6, 0.25, 0.45], target),
+        ]
+    };
+    assert_eq!(
+        table::swing("it", &runs(Some(0.36))).unwrap(),
+        "it, second half: K 0.25 to 0.45, entropy 0.30 to 0.50 about 0.36 nats\n"
+    );
+    assert!(table::swing("it", &runs(None)).is_none());
 }

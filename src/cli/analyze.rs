@@ -11,6 +11,7 @@ use super::threads::with_threads;
 use crate::analyze::{Analysis, analyze as run, hide_caught_panics, plot};
 use crate::error::{Error, Result};
 use args::AnalyzeFormat;
+use clap::ValueEnum;
 use progress::Bar;
 
 /// Reads the rollouts, writes the plot if there is to be one, and returns the report.
@@ -19,6 +20,7 @@ use progress::Bar;
 /// Whatever is wrong with the files, the flags or the place for the plot.
 pub fn analyze(args: &AnalyzeArgs) -> Result<String> {
     hide_caught_panics();
+    check_format(args)?;
     let options = args.options();
     let text = with_threads(|| {
         // Before the files are read, which may take long, and again: a file that came since then
@@ -54,6 +56,22 @@ fn print(analysis: &Analysis, args: &AnalyzeArgs) -> Result<String> {
                 .map(|json| json + "\n")
         }
     }
+}
+
+/// Flags that only one format has are not ignored beside another one.
+fn check_format(args: &AnalyzeArgs) -> Result<()> {
+    for (flag, is_given, format, name) in [
+        ("--by-step", args.by_step, AnalyzeFormat::Table, "table"),
+        ("--by-group", args.by_group, AnalyzeFormat::Json, "json"),
+    ] {
+        if is_given && args.format != format {
+            let found = args.format.to_possible_value();
+            let found = found.as_ref().map_or("another", |value| value.get_name());
+            let expected = format!("--format {name}, which it is for");
+            return Err(Error::invalid(flag, expected, format!("--format {found}")));
+        }
+    }
+    Ok(())
 }
 
 fn check_plot(args: &AnalyzeArgs) -> Result<()> {

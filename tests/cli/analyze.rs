@@ -457,3 +457,20 @@ fn one_thread_gives_the_same_report() {
     };
     assert_eq!(run("1"), run("4"));
 }
+
+#[test]
+fn a_flag_of_another_format_is_refused() {
+    for (arguments, expected) in [
+        (
+            vec!["--by-group"],
+            "--by-group: expected --format json, which it is for, found --format table",
+        ),
+        (
+            vec!["--by-step", "--format", "csv"],
+            "--by-step: expected --format table, which it is for, found --format csv",
+        ),
+    ] {
+        let line = fail(&[&["analyze", ROLLOUTS], &arguments[..]].concat());
+        assert_eq!(line.trim_end(), format!("qae: {expected}"));
+    }
+}

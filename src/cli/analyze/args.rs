@@ -84,7 +84,7 @@ pub struct AnalyzeArgs {
     pub(super) by_step: bool,
     /// With --format json: every group, with its statistics and baselines.
     #[arg(long)]
-    by_group: bool,
+    pub(super) by_group: bool,
     /// Draw regimes and sparsity against K, and the active share over steps; with
     /// --simulate-auto-k also entropy and K.
     #[arg(long, value_name = "FILE.svg|png")]
