@@ -131,6 +131,8 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 inline bool is_valid(const qae_scale_gradient_params& params) {
     const bool has_rows = params.num_rows > 0;
+    const bool has_same_strides = params.scaled_row_stride == params.row_stride &&
+                                  params.scaled_response_stride == params.response_stride;
     const bool narrows = params.dtype == QAE_F32 && params.scaled_dtype == QAE_F16;
     return in_range(params.dtype, QAE_F16) && (params.scaled_dtype == params.dtype || narrows) &&
            params.num_rows >= 0 && params.num_columns >= 1 && params.width >= 0 &&
@@ -139,7 +141,7 @@ inline bool is_valid(const qae_scale_gradient_params& params) {
            (params.factor_bytes == 4 || params.factor_bytes == 8) && params.factor != nullptr &&
            is_aligned(params.factor, params.factor_bytes) &&
            (!has_rows || (params.gradient != nullptr && params.scaled != nullptr)) &&
-           (params.scaled != params.gradient || !narrows) &&
+           (params.scaled != params.gradient || (!narrows && has_same_strides)) &&
            is_aligned(params.gradient, element_bytes(params.dtype)) &&
            is_aligned(params.scaled, element_bytes(params.scaled_dtype));
 }

@@ -11,6 +11,9 @@ pub use self::step::{AutoKStep, KBound};
 
 use crate::error::{Error, Result};
 
+/// What a stored controller may claim: more than any run has, and exact in the numbers of JSON.
+const MAX_STEPS: u64 = 1 << 53;
+
 /// Sets K once per rollout: K ← clamp(K + gain · ln(H\* / H), min_k, max_k).
 ///
 /// H is the entropy of the policy that the caller measures, the mean over all valid tokens of the
@@ -161,10 +164,18 @@ impl TryFrom<State> for AutoK {
             let expected = format!("a number in [{}, {}]", config.min_k, config.max_k);
             return Err(Error::invalid("k", expected, k));
         }
+        if steps > MAX_STEPS {
+            let expected = format!("at most {MAX_STEPS} rollouts");
+            return Err(Error::invalid("steps", expected, steps));
+        }
         if initial_entropy.is_some() != (steps > 0) {
             let expected = format!("a number of nats exactly where steps > 0, with {steps} steps");
             let found = initial_entropy.map_or("nothing".to_owned(), |nats| nats.to_string());
             return Err(Error::invalid("initial_entropy", expected, found));
+        }
+        if steps == 0 && k != config.initial_k {
+            let expected = format!("initial_k, {}, with 0 steps", config.initial_k);
+            return Err(Error::invalid("k", expected, k));
         }
         if let Some(entropy) = initial_entropy {
             check_entropy("initial_entropy", entropy)?;

@@ -61,10 +61,10 @@ impl Kind {
     }
 }
 
-/// Whether [`write`] would find a place, for those who want to know before there is a picture.
+/// Whether [`write()`] would find a place, for those who want to know before there is a picture.
 ///
 /// # Errors
-/// Those of [`write`], but for what only writing shows.
+/// Those of [`write()`], but for what only writing shows.
 pub fn check(path: &Path) -> Result<()> {
     Kind::of(path)?;
     check_place(path).map_err(|error| Error::file(path.display(), error))

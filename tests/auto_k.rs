@@ -202,6 +202,11 @@ fn a_state_that_cannot_be_is_refused() {
         ),
         ("steps", 0.into(), "initial_entropy: expected"),
         (
+            "steps",
+            u64::MAX.into(),
+            "steps: expected at most 9007199254740992 rollouts, found 18446744073709551615",
+        ),
+        (
             "initial_entropy",
             serde_json::Value::Null,
             "initial_entropy: expected",
@@ -232,6 +237,11 @@ fn a_state_that_cannot_be_is_refused() {
         assert!(message.starts_with(expected), "{message}");
     }
     assert_eq!(serde_json::from_value::<AutoK>(good).unwrap(), auto_k);
+    let mut unused = serde_json::to_value(controller(|_| {}).unwrap()).unwrap();
+    unused["k"] = 0.5.into();
+    let error = serde_json::from_value::<AutoK>(unused).unwrap_err();
+    let expected = "k: expected initial_k, 0.4, with 0 steps, found 0.5";
+    assert!(error.to_string().starts_with(expected), "{error}");
 }
 
 #[test]

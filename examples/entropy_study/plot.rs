@@ -3,11 +3,12 @@
 mod style;
 
 use crate::Result;
+use crate::method::Method;
 use crate::study::{Spread, Study};
 use crate::training::Run;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use qae::plot::{Area, Drawn, Line, Pen, Picture, Theme, write as write_picture};
+use qae::plot::{Area, Drawn, Pen, Picture, Theme, write as write_picture};
 use std::path::{Path, PathBuf};
 
 const SIZE: (u32, u32) = (1000, 600);
@@ -84,7 +85,7 @@ fn draw_panel<B: DrawingBackend>(
     let description = if column == 0 { quantity.name } else { "" };
     let mut chart = ChartBuilder::on(panel)
         .margin(pen.units(6))
-        .margin_right(pen.units(10))
+        .margin_right(pen.units(16))
         .caption(title, pen.text(18))
         .x_label_area_size(pen.units(42))
         .y_label_area_size(pen.units(54))
@@ -110,7 +111,7 @@ fn draw_panel<B: DrawingBackend>(
         let ends = [(0, target), (study.rollouts, target)];
         style::of_target(pen.theme).draw(plane, &ends, pen)?;
     }
-    for index in 0..study.methods.len() {
+    for (index, method) in drawn(study) {
         let runs = study.runs(column, index);
         let points: Vec<(usize, f64)> = (0..=study.rollouts)
             .map(|rollout| {
@@ -118,7 +119,7 @@ fn draw_panel<B: DrawingBackend>(
                 (rollout, Spread::of(values).mean)
             })
             .collect();
-        let line = line(study, index, pen);
+        let line = style::of(&method.name, pen.theme);
         line.draw(plane, &points, pen)?;
         let spacing = (study.rollouts / MARKERS).max(1);
         for &point in points.iter().skip(spacing).step_by(spacing) {
@@ -128,18 +129,19 @@ fn draw_panel<B: DrawingBackend>(
     Ok(())
 }
 
-fn line(study: &Study, index: usize, pen: Pen) -> Line {
-    let before = study.methods[..index].iter();
-    let num_automatic = before.filter(|method| method.auto_k.is_some()).count();
-    style::of(&study.methods[index].name, num_automatic, pen.theme)
+/// Those with a line of their own: of several automatic K the first.
+fn drawn(study: &Study) -> impl Iterator<Item = (usize, &Method)> {
+    let is_automatic = |method: &Method| method.auto_k.is_some();
+    let first = study.methods.iter().position(is_automatic);
+    let methods = study.methods.iter().enumerate();
+    methods.filter(move |(index, method)| !is_automatic(method) || Some(*index) == first)
 }
 
 fn draw_legend<B: DrawingBackend>(study: &Study, area: &Area<B>, pen: Pen) -> Drawn<B> {
     let text = pen.text(15).pos(Pos::new(HPos::Left, VPos::Center));
     let (top, spacing) = (44, 27);
-    let methods = study.methods.iter().enumerate();
-    let entries = methods
-        .map(|(index, method)| (method.name.as_str(), line(study, index, pen)))
+    let entries = drawn(study)
+        .map(|(_, method)| (method.name.as_str(), style::of(&method.name, pen.theme)))
         .chain([("its target", style::of_target(pen.theme))]);
     let mut y = top;
     for (name, line) in entries {

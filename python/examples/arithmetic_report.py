@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 Log = list[dict[str, float]]
@@ -37,11 +38,13 @@ COLUMNS: dict[str, Callable[[dict[str, float]], float | None]] = {
 
 
 def _mean(values: Series) -> float:
-    return sum(x for _, x in values) / len(values) if values else float("nan")
+    return sum(x for _, x in values) / len(values) if values else math.nan
 
 
 def _ends(values: Series, steps: int) -> tuple[float, float]:
     """Means of the first and of the last tenth of the steps."""
+    if not values:
+        return math.nan, math.nan
     span = max(steps // 10, 1)
     first = [(s, x) for s, x in values if s <= max(span, values[0][0])]
     last = [(s, x) for s, x in values if s > min(steps - span, values[-1][0] - 1)]
@@ -49,13 +52,20 @@ def _ends(values: Series, steps: int) -> tuple[float, float]:
 
 
 def print_table(logs: dict[str, Log]) -> None:
-    """Reward and entropy of the first and last tenth; the rest over all steps."""
+    """Reward and entropy of the first and last tenth; the rest over all steps.
+
+    Entropies are those of the steps in which all methods log it: it falls so fast that others are
+    no comparison.
+    """
+    entropies = [series(log, COLUMNS["entropy"]) for log in logs.values()]
+    common = set.intersection(*({step for step, _ in values} for values in entropies))
     print()
     print(f"{'':22s} {'reward':>15s} {'entropy, nats':>15s} {'inactive':>9s} {'update':>16s}")
     for name, log in logs.items():
         steps = log[-1]["step"]
         reward = _ends(series(log, COLUMNS["reward"]), steps)
-        entropy = _ends(series(log, COLUMNS["entropy"]), steps)
+        values = series(log, COLUMNS["entropy"])
+        entropy = _ends([(step, x) for step, x in values if step in common], steps)
         share = _mean(series(log, inactive))
         tokens = sum(entry["update_tokens"] for entry in log)
         rate = tokens / sum(entry["update_seconds"] for entry in log)

@@ -69,14 +69,14 @@ def _present(logits: Tensor, gradients: tuple[Tensor | None, ...]) -> tuple[Tens
 
 
 def _gradients_like(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Those with respect to the logits and, in float32, to the log-probs, not computed yet."""
+    """Those with respect to the logits and to the log-probs, not computed yet."""
     return _gradient_like(logits), row_gradient_like(logits, token_ids)
 
 
 def row_gradient_like(logits: Tensor, token_ids: Tensor) -> Tensor:
     """The second of :func:`_gradients_like`: without an entropy term a row of the first is 0 where
     it is."""
-    return logits.new_empty(token_ids.shape, dtype=torch.float32)
+    return logits.new_empty(token_ids.shape, dtype=loss_dtype(logits.dtype))
 
 
 def _loss_from_logits_like(

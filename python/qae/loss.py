@@ -139,7 +139,8 @@ def policy_loss(
     inactive responses but in the metrics. Without any valid token, loss and gradient are 0. A token
     whose log-prob, loss or gradient is not finite is left out and counted. The same bits on every
     run. On the CPU sums are taken in float64, on a GPU each token in float32 and sums in float64.
-    Not for ``torch.func`` transforms but vmap, nor for forward-mode derivatives.
+    Not for ``torch.func`` transforms but vmap, nor for forward-mode derivatives. The gradient may be
+    handed out as it was saved: whoever changes it in place has no second backward pass.
     """
     tokens = tokens_of("log_prob", policy("log_prob", log_prob), lengths, offsets)
     loss_options = LossOptions(

@@ -183,7 +183,7 @@ impl Outputs {
             .as_ref()
             .is_some_and(|d_logits| logits.is_same(d_logits));
         let log_probs = batch.old_log_prob.as_ref().map_or(Dtype::F32, |t| t.dtype);
-        let d_log_prob = [Dtype::F32, log_probs];
+        let d_log_prob = [path.results(), &[log_probs]].concat();
         let this = Self {
             is_in_place: is_in_place && !is_compact,
             d_logits,

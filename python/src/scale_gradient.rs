@@ -37,7 +37,9 @@ impl Call {
         factor.expect_number(&[Dtype::F32, Dtype::F64])?;
         let row_gradient = inputs.tensor("row_gradient")?;
         if let Some(row_gradient) = &row_gradient {
-            row_gradient.expect(Dtype::F32, gradient.slots())?;
+            row_gradient.expect_dtype(path.results())?;
+            row_gradient.expect_shape(gradient.slots())?;
+            row_gradient.expect_contiguous()?;
         }
         let mut outputs = Arguments::new("outputs", outputs).beside(&inputs);
         let scaled = outputs.needed("scaled", "the gradient times the factor")?;

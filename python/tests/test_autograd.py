@@ -337,3 +337,18 @@ def test_checkpointing_recomputes_the_same() -> None:
         loss_of(plain).backward()
         assert log_prob.grad is not None and plain.grad is not None
         assert torch.equal(log_prob.grad, plain.grad)
+
+
+def test_a_double_gradient_too_small_for_float32_is_no_zero() -> None:
+    batch = near_policy(random_batch(6), 0.9)
+
+    def gradient(multiplier: float) -> Tensor:
+        leaf = parameter(batch.logits.double(), torch.device("cpu"))
+        loss, _ = loss_from_logits(leaf * 1.0, batch, loss_multiplier=multiplier)
+        (loss / multiplier).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    expected = gradient(1.0)
+    assert (expected != 0).any()
+    torch.testing.assert_close(gradient(1e-50), expected, rtol=1e-12, atol=0.0)

@@ -117,14 +117,15 @@ def test_without_them_the_last_whole_rollout_does(
 def test_evaluations_use_k_and_leave_it_alone(tmp_path: Path) -> None:
     trainer, _ = watched(tmp_path, per_device_eval_batch_size=8, **EAGER, **SCORED)
     auto_k = trainer._qae_auto_k.auto_k
-    auto_k.load_state_dict(auto_k.state_dict() | {"k": 0.8})
+    moved = {"k": 0.8, "steps": 1, "initial_entropy": 0.5}
+    auto_k.load_state_dict(auto_k.state_dict() | moved)
     trainer.model.eval()
     gathered = spy_on_rewards(trainer)
     found = tiny.generate(trainer, count=2)["advantages"].double()
     expected = quantile_advantages(gathered[0].squeeze(1), tiny.GROUP, 0.8, "group")
     assert torch.allclose(found, expected, rtol=1e-6, atol=0) and (found < 0).any()
     trainer.prediction_step(trainer.model, [{"prompt": "ab"}] * 8, prediction_loss_only=True)
-    assert auto_k.steps == 0 and auto_k.k == 0.8
+    assert auto_k.steps == 1 and auto_k.k == 0.8
 
 
 def ks_of(log: list[dict[str, float]]) -> list[float]:

@@ -21,7 +21,7 @@ const MAX_STEP_POINTS: usize = 40;
 /// Of a curve over K.
 const MAX_JUMPS: u64 = 128;
 
-/// Whether [`write`] could write to `path` without losing one of the files that `inputs`, files and
+/// Whether [`write()`] could write to `path` without losing one of the files that `inputs`, files and
 /// folders, name: reading them may take a while.
 ///
 /// # Errors

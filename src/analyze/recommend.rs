@@ -103,8 +103,8 @@ fn automatic(sizes: &[GroupSize]) -> String {
     };
     format!(
         "automatic K (AutoK): from {initial_k} on, K ← clamp(K + {gain}·ln({target}/H), {min_k}, \
-         {max_k}) with the measured entropy H and its first value H₀, which bounds entropy better \
-         than a fixed K (and is not better than the best fixed one). Until then K = {initial_k}{}",
+         {max_k}) with the measured entropy H and its first value H₀, which bounded entropy better \
+         than a fixed K in simulations (and is not better than the best fixed one). Until then K = {initial_k}{}",
         method(initial_k, sizes),
     )
 }

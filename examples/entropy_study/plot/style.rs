@@ -5,18 +5,8 @@ use qae::plot::{Line, Marker, Theme};
 
 const GRAY: RGBColor = RGBColor(140, 140, 140);
 
-/// Of each automatic K, in turns.
-const AUTOMATIC: [Marker; 5] = [
-    Marker::None,
-    Marker::Circle,
-    Marker::Triangle,
-    Marker::Square,
-    Marker::Cross,
-];
-
-/// Colors of Okabe and Ito, from blue to vermilion with K; `num_automatic`: how many automatic K come
-/// before the method.
-pub fn of(method: &str, num_automatic: usize, theme: Theme) -> Line {
+/// Colors of Okabe and Ito, from blue to vermilion with K.
+pub fn of(method: &str, theme: Theme) -> Line {
     match method {
         "QAE K = 0.2" => Line::solid(RGBColor(0, 114, 178), Marker::Circle),
         "QAE K = 0.4" => Line::solid(RGBColor(86, 180, 233), Marker::Triangle),
@@ -28,7 +18,7 @@ pub fn of(method: &str, num_automatic: usize, theme: Theme) -> Line {
         "mean, clip high 0.20" => Line::dashed(GRAY, 3, 3),
         _ => Line {
             width: 3,
-            ..Line::solid(theme.text(), AUTOMATIC[num_automatic % AUTOMATIC.len()])
+            ..Line::solid(theme.text(), Marker::None)
         },
     }
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from qae.auto_k import AutoK
@@ -114,14 +115,17 @@ class RolloutK:
 
     def load(self, checkpoint: str) -> None:
         """From a checkpoint, with the parameters of this run; one without a controller has a K that
-        starts anew."""
+        starts anew. The main process reads for all: another node need not see the same files."""
         path = Path(checkpoint) / FILE_NAME
-        if not path.exists():
+        is_main = self._trainer.accelerator.is_main_process
+        texts = [path.read_text() if is_main and path.exists() else None]
+        (text,) = broadcast_object_list(texts)
+        if text is None:
             _logger.warning("auto_k: no %s, so that K starts from %s", path, self.auto_k.k)
             return
         found = AutoK()
         try:
-            found.load_state_dict(json.loads(path.read_text()))
+            found.load_state_dict(json.loads(text))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
         here, there = self.auto_k.state_dict()["config"], found.state_dict()["config"]
