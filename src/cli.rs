@@ -1,6 +1,7 @@
 //! The command line: arguments, backends, reports. Public only so that the emulator's example can
 //! be the same command on other backends; not part of the library's interface.
 
+#[cfg(feature = "analyze")]
 mod analyze;
 mod args;
 mod backends;
@@ -17,6 +18,7 @@ mod step;
 mod text;
 mod threads;
 
+#[cfg(feature = "analyze")]
 pub use analyze::{AnalyzeArgs, analyze};
 pub use args::{BackendChoice, Format, RowPolicyChoice, StepArgs};
 pub use backends::{Candidate, candidates};
@@ -44,6 +46,7 @@ pub enum Command {
     /// Computes advantages, loss and gradient of a batch in a safetensors file.
     Step(Box<StepArgs>),
     /// Compares the K of quantile advantages on rollouts that a trainer wrote.
+    #[cfg(feature = "analyze")]
     Analyze(Box<AnalyzeArgs>),
     /// Says what this build and this machine have.
     Info,
@@ -55,6 +58,7 @@ pub enum Command {
 pub fn run(cli: &Cli) -> ExitCode {
     emit(match &cli.command {
         Command::Step(args) => step(args, &candidates()),
+        #[cfg(feature = "analyze")]
         Command::Analyze(args) => analyze(args),
         Command::Info => Ok(info::info()),
         Command::Selftest => return run_selftest(),

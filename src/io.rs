@@ -14,6 +14,7 @@ pub use case::{Batch, Case, Level};
 pub use output::{Precision, Provenance, Results, write_output};
 pub use tensor_file::TensorFile;
 
+#[cfg(feature = "analyze")]
 pub(crate) use output::{check_place, write_whole};
 pub(crate) use strict_json::config as read_config;
 

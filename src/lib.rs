@@ -12,13 +12,13 @@
 //!   graph; the C ABI is `kernels/qae.h`.
 //! - [`Backend`] is what they have in common.
 //! - [`AutoK`] and [`KSchedule`] set the quantile level over a training run.
-//! - `analyze` (feature `cli`) says what each level would do to rollouts that a trainer has dumped.
+//! - `analyze` (feature `analyze`) says what each level would do to rollouts that a trainer has dumped.
 //!
 //! Lengths are in tokens, log-probs, entropy and KL in nats, rewards in whatever unit the caller
 //! uses. All results are deterministic. What is not finite is left out and counted
 //! ([`Metrics::check`]).
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "analyze")]
 pub mod analyze;
 pub mod auto_k;
 pub mod backend;
@@ -38,7 +38,7 @@ pub mod io;
 pub mod metrics;
 #[doc(hidden)]
 pub mod params;
-#[cfg(feature = "cli")]
+#[cfg(feature = "analyze")]
 #[doc(hidden)]
 pub mod plot;
 pub mod reference;

@@ -70,8 +70,7 @@ pub struct RunFacts {
 }
 
 /// A judgment on the policy's entropy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum EntropyLevel {
     /// High or rising.
     High,

@@ -7,7 +7,9 @@ mod replace;
 
 use self::entry::{Entry, serialize};
 use self::gradient::{columns, row_sums};
-pub(crate) use self::replace::{check_place, write_whole};
+#[cfg(feature = "analyze")]
+pub(crate) use self::replace::check_place;
+pub(crate) use self::replace::write_whole;
 use super::case::Case;
 use super::trl_metrics::Tokens;
 use crate::backend::{LogProbsOutput, LogitsOutput, LossOutput};

@@ -216,7 +216,7 @@ impl<'a> Group<'a> {
 }
 
 /// The unbiased standard deviation of at least two rewards.
-#[cfg(feature = "cli")]
+#[cfg(feature = "analyze")]
 pub(crate) fn standard_deviation(rewards: &[f64]) -> f64 {
     let scale = Scale::Std {
         unbiased: true,

@@ -27,7 +27,7 @@ pub use quantile::{quantile, rank};
 pub use scale_gradient::scale_gradient;
 pub use softmax_stats::{RowShard, SoftmaxStats};
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "analyze")]
 pub(crate) use advantages::standard_deviation;
 pub(crate) use advantages::{add as add_groups, check as check_advantages, group_advantages};
 pub(crate) use exp::exp;

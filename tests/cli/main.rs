@@ -1,6 +1,8 @@
 //! The binary as a user meets it: reports, files, messages, exit statuses.
 
+#[cfg(feature = "analyze")]
 mod analyze;
+#[cfg(feature = "analyze")]
 mod analyze_auto_k;
 mod configuration;
 mod failures;

@@ -44,6 +44,7 @@ fn directory_of(path: &Path) -> Result<&Path, String> {
 
 /// Whether [`write_whole`] would find a place, for those who want to know before they have the
 /// bytes.
+#[cfg(feature = "analyze")]
 pub(crate) fn check_place(path: &Path) -> Result<(), String> {
     let (path, _) = target_of(path)?;
     directory_of(&path).map(drop)
